@@ -2,7 +2,8 @@
 
     python -m robobrain_ros.evaluation.evaluate --model robobrain_ros/demo/model --scenes 500 --json scores.json
 
-``--constrain both`` compares free answers with answers that are constrained to lists of coordinates.
+``--constrain both`` compares free answers with answers that are constrained to lists of coordinates. ``--tasks robots
+robots_replan`` asks for plans for random robots that no model was trained on.
 
 Images have the camera's size, and the brain fits them to the model, as in the node. A missing or unreadable answer is wrong.
 Models are trained on seeds from `FIRST_TRAINING_SEED` upwards.
@@ -24,7 +25,16 @@ from typing import Any
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.demo import DemoError
 from robobrain_ros.errors import RoboBrainError
-from robobrain_ros.evaluation.exam import CAMERAS, FIRST_SEED, FIRST_TRAINING_SEED, GROUPS, Answers, exam, score_all
+from robobrain_ros.evaluation.exam import (
+    CAMERAS,
+    FIRST_SEED,
+    FIRST_TRAINING_SEED,
+    GROUPS,
+    ROBOT_GROUPS,
+    Answers,
+    exam,
+    score_all,
+)
 from robobrain_ros.evaluation.outputs import check_outputs, write_output
 from robobrain_ros.evaluation.score_table import Row, rows_of, table
 
@@ -135,7 +145,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         choices=("no", "yes", "both"),
         help="whether answers are constrained to lists of coordinates (default: that of the brain or node)",
     )
-    parser.add_argument("--tasks", choices=tuple(GROUPS), nargs="+", default=list(GROUPS), metavar="TASK", help=", ".join(GROUPS))
+    groups = tuple(GROUPS | ROBOT_GROUPS)
+    all_but = f"{', '.join(groups)} (default: all except {' and '.join(ROBOT_GROUPS)})"
+    parser.add_argument("--tasks", choices=groups, nargs="+", default=list(GROUPS), metavar="TASK", help=all_but)
     parser.add_argument(
         "--questions-per-scene", type=positive, default=1, help="number of questions of each task and scene (default: 1)"
     )

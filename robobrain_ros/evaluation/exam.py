@@ -18,6 +18,7 @@ from robobrain_ros.evaluation import plans
 from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal, chance_of
 from robobrain_ros.evaluation.question import Question
 from robobrain_ros.evaluation.questions import KINDS_BY_TASK, ask_about
+from robobrain_ros.evaluation.robots import make_robot
 
 FIRST_TRAINING_SEED = 1_000_000_000
 """First seed of the scenes for training. Scores use smaller seeds."""
@@ -33,6 +34,10 @@ GROUPS["progress"] = (PlanMode.CHECK.name, PlanMode.REPLAN.name, PlanMode.NEXT_S
 """Groups of questions and their kinds: each task; objects that are missing, in any task; plans for a robot: new ones, after a
 failure, for missing objects, and about progress. The kinds of the four groups of plans are modes."""
 
+ROBOT_GROUPS: dict[str, tuple[str, ...]] = {"robots": (PlanMode.NEW.name,), "robots_replan": (PlanMode.REPLAN.name,)}
+"""Groups of plans for random robots that no model was trained on (`evaluation.robots`), and their modes: new plans, and plans
+after a failure. Questions are for these groups only if they are named."""
+
 CAMERAS = ((640, 480), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (1280, 1024))
 """Common image sizes, which "mixed" uses in turn. With seven sizes, each kind of question is asked at each size."""
 
@@ -41,6 +46,8 @@ SITUATIONS: dict[str, Callable[[Scene, random.Random], plans.Situation]] = {
     "replan": plans.after_failure,
     "impossible": lambda scene, rng: plans.at_first(scene, rng, absent=True),
     "progress": plans.midway,
+    "robots": plans.at_first,
+    "robots_replan": plans.after_failure,
 }
 """Groups whose table differs from the scene, and the functions that prepare it."""
 
@@ -58,7 +65,7 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class ExamQuestion:
-    """A question about a scene, with its group, one of `GROUPS`."""
+    """A question about a scene, with its group, one of `GROUPS` or `ROBOT_GROUPS`."""
 
     scene: Scene
     image_name: str
@@ -99,12 +106,13 @@ def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int 
     questions = []
     name = f"tabletop {seed} {scene.width}x{scene.height}"
     for group in groups:
-        kinds = GROUPS[group]
+        kinds = (GROUPS | ROBOT_GROUPS)[group]
         for index in range(number):
             rng = random.Random(f"{seed} {group} {index}")
             if group in SITUATIONS:
                 situation = SITUATIONS[group](scene, rng)
-                question = situation.question(PlanMode[kinds[(seed + index) % len(kinds)]], rng)
+                robot = make_robot(rng, situation.world.table.names, unseen=True) if group in ROBOT_GROUPS else None
+                question = situation.question(PlanMode[kinds[(seed + index) % len(kinds)]], rng, robot)
                 questions.append(ExamQuestion(situation.world.render(), f"{name} {group} {index}", group, question))
                 continue
             question = ask_about(scene, kinds[(seed + index) % len(kinds)], rng)
@@ -148,7 +156,9 @@ async def score(brain: Answers, asked: ExamQuestion, think: bool, timeout: float
 
 
 def _kind(asked: ExamQuestion) -> str:
-    """Return the kind of the question. Affordance questions are all alike, so theirs is the kind of the object."""
+    """Return the kind of the question: for affordances that of the object, and for random robots that of the robot."""
+    if asked.question.robot is not None:
+        return asked.question.robot.kind
     if asked.group != Task.AFFORDANCE.value:
         return asked.question.kind
     return next(thing.kind for thing in asked.scene.objects if thing.id == asked.question.targets[0])

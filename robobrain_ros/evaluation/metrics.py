@@ -12,7 +12,7 @@ from robobrain_ros.core.query import Answer, Box, Task
 from robobrain_ros.demo.layout import COLOURS, KINDS
 from robobrain_ros.demo.simulator import reaches_goal
 from robobrain_ros.demo.world import GRIPPER, TABLE, Scene
-from robobrain_ros.evaluation.plans import judge_plan
+from robobrain_ros.evaluation.plans import execute_plan, judge_plan
 from robobrain_ros.evaluation.question import Question
 
 LEAST_OVERLAP = 0.5
@@ -27,6 +27,7 @@ class Assessment:
 
     :param chance: expected score of a uniformly random point; 0 if it has no meaning.
     :param frechet: discrete Fréchet distance of a trajectory to the true one, relative to the image; None: no trajectory.
+    :param executable: whether a plan for a robot has steps, and the robot can execute all of them.
     """
 
     right: bool
@@ -34,6 +35,7 @@ class Assessment:
     score: float
     chance: float = 0.0
     frechet: float | None = None
+    executable: bool = False
 
 
 def judge(scene: Scene, question: Question, answer: Answer) -> tuple[bool, str]:
@@ -166,7 +168,8 @@ def _assess_trajectory(scene: Scene, question: Question, answer: Answer) -> Asse
 def _assess_plan(scene: Scene, question: Question, answer: Answer) -> Assessment:
     if question.plan is not None:
         right, fault = judge_plan(question, answer)
-        return Assessment(right, "Right." if right else f"Wrong: {fault}.", float(right))
+        executable = bool(answer.steps) and question.table is not None and not execute_plan(question, answer)[1]
+        return Assessment(right, "Right." if right else f"Wrong: {fault}.", float(right), executable=executable)
     if question.goal is None:
         return Assessment(False, "Wrong: there is nothing to plan.", 0.0)
     steps = [step.text for step in sorted(answer.steps, key=lambda step: step.order)]

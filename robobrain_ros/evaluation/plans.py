@@ -1,4 +1,6 @@
-"""Questions for plans of the tabletop's arm: new plans, plans after some steps and failures, next steps, and checks.
+"""Questions for plans on the tabletop: new plans, plans after some steps and failures, next steps, and checks.
+
+The robot is the demo's arm, or a random one (`evaluation.robots`).
 
 The answers are JSON as `core.plan_prompt` describes it, compact. The true plan is the shortest one: pick and place each
 object in turn, the held object first.
@@ -19,6 +21,7 @@ from robobrain_ros.demo.simulator import Goal, Step, Table
 from robobrain_ros.demo.world import Scene
 from robobrain_ros.evaluation.question import Question
 from robobrain_ros.evaluation.questions import ask_about, enumeration
+from robobrain_ros.evaluation.robots import TableRobot
 
 KINDS = {
     PlanMode.NEW: "plan new",
@@ -31,6 +34,8 @@ KINDS = {
 _SHARE_OF_SLIPS = 0.2
 _SHARE_OF_MOVES = 0.12
 _SHARE_WITH_SCENE = 0.3
+_SHARE_WITH_SCENE_OF_ROBOTS = 0.5
+_SHARE_WITH_MAX_STEPS = 0.5
 _FEEDBACK = ("The {name} was moved.", "Somebody moved the {name}.", "The {name} lies on the table again.")
 
 
@@ -53,21 +58,38 @@ class Situation:
         wrong = bool(self.feedback) or any(step.outcome is not StepOutcome.SUCCEEDED for step in self.done)
         return wrong and self.asked.goal is not None and bool(remaining(self.world.table, self.asked.goal))
 
-    def question(self, mode: PlanMode, rng: random.Random) -> Question:
-        """Return the question of a mode, with its true answer. A random share of the requests lists the objects of the scene."""
+    def question(self, mode: PlanMode, rng: random.Random, robot: TableRobot | None = None) -> Question:
+        """Return the question of a mode, with its true answer. A random share of the requests lists the objects of the scene.
+
+        :param robot: the robot of the request; None: the demo's arm. Requests for a robot have no ``max_steps``, or a random
+            one that is enough.
+        """
         world, asked = self.world, self.asked
-        scene = world.places() if rng.random() < _SHARE_WITH_SCENE else ()
-        most = MOST_STEPS if mode in (PlanMode.NEW, PlanMode.REPLAN) else 0
         verdict, reasoning, steps = _truth(mode, asked, world)
+        request = self._request(mode, rng) if robot is None else self._request_for(robot, mode, len(steps), rng)
         return replace(
             asked,
             kind=KINDS[mode],
-            words=answer_json(verdict, reasoning, steps),
+            words=answer_json(verdict, reasoning, steps, robot),
             thought=reasoning,
-            plan=PlanRequest((world.arm(),), scene, self.done, self.feedback, most, mode),
+            plan=request,
             verdict=verdict,
             table=world.table.copy(),
+            robot=robot,
         )
+
+    def _request(self, mode: PlanMode, rng: random.Random) -> PlanRequest:
+        scene = self.world.places() if rng.random() < _SHARE_WITH_SCENE else ()
+        most = MOST_STEPS if mode in (PlanMode.NEW, PlanMode.REPLAN) else 0
+        return PlanRequest((self.world.arm(),), scene, self.done, self.feedback, most, mode)
+
+    def _request_for(self, robot: TableRobot, mode: PlanMode, needed: int, rng: random.Random) -> PlanRequest:
+        scene = self.world.places() if rng.random() < _SHARE_WITH_SCENE_OF_ROBOTS else ()
+        limited = mode in (PlanMode.NEW, PlanMode.REPLAN) and rng.random() < _SHARE_WITH_MAX_STEPS
+        most = max(2, needed) + rng.randrange(8) if limited else 0
+        described = robot.holding(self.world.table.held)
+        history = tuple(robot.done(step) for step in self.done)
+        return PlanRequest((described,), scene, history, self.feedback, most, mode)
 
 
 def remaining(table: Table, goal: Goal) -> list[Step]:
@@ -98,29 +120,49 @@ def judge_plan(question: Question, answer: Answer) -> tuple[bool, str]:
     goal, table = question.goal, question.table
     if goal is None or table is None:
         return False, "there is nothing to plan"
-    after = table.copy()
-    for step in sorted(answer.steps, key=lambda step: step.order):
-        try:
-            fault = after.do(Step.read(step.skill, step.arguments))
-        except ValueError as error:
-            fault = str(error)
-        if fault:
-            return False, fault
+    after, fault = execute_plan(question, answer)
+    if fault:
+        return False, fault
     if question.plan is not None and question.plan.mode is PlanMode.NEXT_STEP:
         nearer = len(answer.steps) == 1 and len(remaining(after, goal)) < len(remaining(table, goal))
         return nearer, "" if nearer else "the step does not lead to the goal"
     return (True, "") if after.holds(goal) else (False, "the goal is not reached after the last step")
 
 
-def answer_json(verdict: PlanVerdict, reasoning: str, steps: Sequence[Step]) -> str:
-    """Return the text of an answer."""
+def execute_plan(question: Question, answer: Answer) -> tuple[Table, str]:
+    """Execute the steps of an answer. Return the table after them, and the reason of a failure, otherwise an empty string.
+
+    :raises ValueError: the question has no table.
+    """
+    if question.table is None:
+        raise ValueError("the question has no table")
+    after = question.table.copy()
+    for step in sorted(answer.steps, key=lambda step: step.order):
+        try:
+            if question.robot is None:
+                fault = after.do(Step.read(step.skill, step.arguments))
+            else:
+                fault = question.robot.do(after, step.skill, step.arguments)
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            return after, fault
+    return after, ""
+
+
+def answer_json(verdict: PlanVerdict, reasoning: str, steps: Sequence[Step], robot: TableRobot | None = None) -> str:
+    """Return the text of an answer. ``robot``: the robot of the steps; None: the demo's arm."""
     content: dict[str, object] = {REASONING: reasoning, VERDICT: verdict.value}
     if verdict is PlanVerdict.PLAN:
-        content[STEPS] = [
-            {TEXT: step.text, ROBOT: ARM.name, SKILL: step.skill, ARGUMENTS: json.loads(step.arguments), ORDER: number}
-            for number, step in enumerate(steps, start=1)
-        ]
+        content[STEPS] = [_step_json(step, number, robot) for number, step in enumerate(steps, start=1)]
     return json.dumps(content, separators=(",", ":"))
+
+
+def _step_json(step: Step, number: int, robot: TableRobot | None) -> dict[str, object]:
+    name, skill, arguments = ARM.name, step.skill, json.loads(step.arguments)
+    if robot is not None:
+        name, (skill, arguments) = robot.robot.name, robot.call(step)
+    return {TEXT: step.text, ROBOT: name, SKILL: skill, ARGUMENTS: arguments, ORDER: number}
 
 
 def _truth(mode: PlanMode, asked: Question, world: World) -> tuple[PlanVerdict, str, list[Step]]:

@@ -6,6 +6,7 @@ from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans.request import PlanRequest, PlanVerdict
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo.simulator import Goal, Table
+from robobrain_ros.evaluation.robots import TableRobot
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Question:
     :param plan: the plan request, with the answer's JSON in ``words``; None: a plan in words.
     :param verdict: the true verdict about the task.
     :param table: the state before the plan; None: nothing was moved yet.
+    :param robot: the robot of the plan request; None: the demo's arm.
     """
 
     task: Task
@@ -46,6 +48,7 @@ class Question:
     plan: PlanRequest | None = None
     verdict: PlanVerdict = PlanVerdict.PLAN
     table: Table | None = None
+    robot: TableRobot | None = None
 
     def answer(self, size: FittedSize) -> str:
         """Return the text of the answer, with coordinates in pixels of the model's image."""

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robobrain_ros.errors import OutcomeCode
-from robobrain_ros.evaluation.exam import ABSENT, GROUPS, ON_THINGS, Scored
+from robobrain_ros.evaluation.exam import ABSENT, GROUPS, ON_THINGS, ROBOT_GROUPS, Scored
 from robobrain_ros.evaluation.metrics import LEAST_OVERLAP, wilson
+
+_REACHES = "reaches the goal in the simulator"
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of the result.
 
-    :param group: one of `GROUPS`, or "all".
+    :param group: one of `GROUPS` or `ROBOT_GROUPS`, or "all".
     :param kind: kind of question; empty: all kinds of the group.
     :param measure: name of the measured quantity.
     :param value: a share, or a mean.
@@ -47,7 +49,7 @@ def share_row(group: str, kind: str, measure: str, right: int, count: int, **mor
 def rows_of(scores: Sequence[Scored]) -> list[Row]:
     """Return the measures of each group, those of its kinds of questions, and at the end those of all answers."""
     rows: list[Row] = []
-    for group in GROUPS:
+    for group in (*GROUPS, *ROBOT_GROUPS):
         own = [scored for scored in scores if scored.group == group]
         kinds = sorted({scored.kind for scored in own})
         if own:
@@ -69,7 +71,11 @@ def _rows_of_group(group: str, scores: Sequence[Scored]) -> list[Row]:
             _right(group, "", scores, "ends on the target, starts at the gripper"),
         ]
     if group in ("plan", "robot_plan", "replan"):
-        return [_right(group, "", scores, "reaches the goal in the simulator", goal=0.95)]
+        return [_right(group, "", scores, _REACHES, goal=0.95)]
+    if group in ROBOT_GROUPS:
+        executable = sum(scored.verdict.executable for scored in scores)
+        rows = [_right(group, "", scores, _REACHES, goal=0.9)]
+        return [*rows, share_row(group, "", "the robot can execute all steps", executable, len(scores))]
     return [_right(group, "", scores, "refused" if group in (ABSENT, "impossible") else "right")]
 
 
@@ -80,6 +86,8 @@ def _rows_of_kind(group: str, kind: str, scores: Sequence[Scored]) -> list[Row]:
         return _boxes(group, kind, scores)
     if group == "trajectory":
         return _trajectories(group, kind, scores)
+    if group in ROBOT_GROUPS:
+        return [_right(group, kind, scores, _REACHES)]
     return [_right(group, kind, scores, "refused" if group == ABSENT else "right")]
 
 
