@@ -68,6 +68,7 @@ def main() -> None:
     client = node.create_client(MakePlan, "robobrain/plan")
     context = PlanContext(robots=[ROBOT], scene=[Place(name="table", objects=given.objects)])
     moved_at = Time(clock_type=ClockType.ROS_TIME)
+    executed: list[tuple[str, str]] = []
     for _ in range(TRIES):
         options = QueryOptions(timeout=TIMEOUT)
         response = call(node, client, MakePlan.Request(task=given.task, context=context, options=options))
@@ -80,12 +81,19 @@ def main() -> None:
             print("The task is done.")
             return
         context.feedback = outcome.message  # Why the plan is infeasible.
+        steps = [(step.skill, step.arguments) for step in plan.steps]
+        if steps and steps == executed:
+            sys.exit(
+                "The new plan repeats the steps that the robot has just executed, because the image does not show their effect."
+            )
+        executed = steps
         for step in plan.steps:
             step_outcome = DoneStep.FAILED if (problem := execute(step)) else DoneStep.SUCCEEDED
             done = {name: getattr(step, name) for name in ("text", "robot", "skill", "arguments")}
             context.done.append(DoneStep(**done, outcome=step_outcome, observation=problem))
             context.mode, moved_at = PlanContext.MODE_REPLAN, node.get_clock().now()
             if problem:
+                executed = []
                 break
     sys.exit(f"The task is not done after {TRIES} plans. Does the camera stamp its images with the node's clock?")
 
