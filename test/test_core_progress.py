@@ -164,10 +164,10 @@ def test_the_published_formulas() -> None:
     assert math.isnan(third.uncertainty)
 
 
-def test_the_fusion_is_the_median_and_counts_the_first_comparison_once() -> None:
+def test_the_fusion_is_the_median_so_the_first_progress_is_the_forward_one() -> None:
     tracker = ProgressTracker()
     first = tracker.update({INCREMENTAL: 40, FORWARD: 40, BACKWARD: -40})
-    assert first.progress == pytest.approx(0.5)
+    assert first.progress == pytest.approx(0.4)
     assert first.uncertainty == pytest.approx(0.2)
     assert tracker.update({INCREMENTAL: 0, FORWARD: 50, BACKWARD: -100}).progress == pytest.approx(0.4)
     assert tracker.update({FORWARD: 60, BACKWARD: -20}).progress == pytest.approx(0.7)

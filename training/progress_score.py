@@ -40,6 +40,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rollouts", type=int, default=100, help="number of rollouts (default: %(default)s)")
     parser.add_argument("--questions", type=int, default=0, help="also score this number of questions of each kind (default: 0)")
     parser.add_argument(
+        "--regression",
+        type=float,
+        default=ALARM.regression,
+        help="decrease of the progress that is an alarm (default: %(default)g)",
+    )
+    parser.add_argument(
         "--confirmations",
         type=int,
         choices=range(1, 6),
@@ -112,10 +118,11 @@ def main() -> None:
     """Print the measures."""
     options = arguments()
     torch.set_num_threads(1)
+    limits = replace(ALARM, regression=options.regression, confirmations=options.confirmations)
     reader, packer = load(options.model, options.device)
     seeds = range(FIRST_SEED, FIRST_SEED + options.rollouts)
     courses = follow_all(reader, packer, seeds, options.workers, options.at_once)
-    print(table(rows_of(courses, limits=replace(ALARM, confirmations=options.confirmations))), flush=True)
+    print(table(rows_of(courses, limits=limits)), flush=True)
     if options.questions:
         few = max(1, options.questions // 4)
         results = {

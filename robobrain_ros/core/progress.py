@@ -93,13 +93,13 @@ class ProgressTracker:
 
     The perspectives have different errors. The errors of incremental scores add up over the run, and those of the others do not.
     The official code fuses the perspectives by their mean. The median has smaller errors: a single wrong score does not change it
-    much. The demo model's card compares both.
+    much. For the first moment, the incremental and the forward score are equal, and so is the median: early in a task, the start is
+    easier to compare with than the end.
     """
 
     def __init__(self) -> None:
         self._incremental = 0.0
         self._progress = 0.0
-        self._begun = False
 
     @property
     def progress(self) -> float:
@@ -116,11 +116,7 @@ class ProgressTracker:
         if not scores or any(not -FULL_SCORE <= score <= FULL_SCORE for score in scores.values()):
             raise ValueError(f"Each score must be from -{FULL_SCORE} to {FULL_SCORE} %, not {dict(scores)}.")
         values = {perspective: self._progress_of(perspective, score / FULL_SCORE) for perspective, score in scores.items()}
-        fused = dict(values)
-        if not self._begun and Perspective.FORWARD in fused:
-            fused.pop(Perspective.INCREMENTAL, None)  # The previous moment is the start, so both are the same comparison.
-        self._begun = True
-        progress = median(fused.values())
+        progress = median(values.values())
         spread = max(values.values()) - min(values.values()) if len(values) > 1 else math.nan
         estimate = ProgressEstimate(progress, progress - self._progress, spread, values)
         self._progress = progress
