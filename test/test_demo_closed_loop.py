@@ -19,11 +19,11 @@ SIZE = "224x168"
 
 
 def run_with(monitor: str, *arguments: str) -> dict[str, Row]:
-    """Return the rows of one monitor by trouble."""
+    """Return the rows of one monitor by disturbance."""
     options = parse_options(["--size", SIZE, "--monitor", monitor, "--tasks", "9", "--undisturbed", "3", *arguments])
     results = asyncio.run(run_tasks(tasks_of(options), monitor, options, None))
-    assert all(result.happened == bool(result.trouble) for result in results)
-    return {row.trouble: row for row in closed_loop.rows_of(monitor, results)}
+    assert all(result.happened == bool(result.disturbance) for result in results)
+    return {row.disturbance: row for row in closed_loop.rows_of(monitor, results)}
 
 
 @pytest.mark.parametrize("monitor", [["vision", "--noise", "0.05"], ["simulator"]])
@@ -115,11 +115,11 @@ def test_the_command_prints_the_table_and_writes_the_file(tmp_path: Path, capsys
     )
     asyncio.run(run(options))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["monitor", "trouble", "tasks"]
+    assert lines[0].split()[:3] == ["monitor", "disturbance", "tasks"]
     assert len(lines) == 1 + 2 * 4
     written = json.loads(file.read_text(encoding="utf-8"))
     assert [len(results) for results in written["tasks"].values()] == [3, 3]
-    assert [row["reached"] for row in written["rows"] if row["trouble"] == "all"] == [3, 0]
+    assert [row["reached"] for row in written["rows"] if row["disturbance"] == "all"] == [3, 0]
 
 
 @pytest.mark.parametrize("file", ["missing/loop.json", "."])

@@ -70,7 +70,7 @@ class Planner(ScriptedEngine):
 
 @contextmanager
 def executing(
-    world: World, answer: str = PLAN, troubles: tuple[str, ...] = (), **options: Any
+    world: World, answer: str = PLAN, disturbances: tuple[str, ...] = (), **options: Any
 ) -> Iterator[tuple[Executor, Planner]]:
     """Run an executor with a node whose engine gives this answer until the last step has succeeded. It has an old image."""
     engine = Planner(answer)
@@ -81,13 +81,13 @@ def executing(
         camera = WorldCamera(client, world)
         try:
             client.wait_for_task(Task.PLAN, 30.0)
-            yield Executor(client, SimulatedArm(world, troubles), report=lambda line: None, timeout=30.0, **options), engine
+            yield Executor(client, SimulatedArm(world, disturbances), report=lambda line: None, timeout=30.0, **options), engine
         finally:
             camera.close()
             client.destroy_node()
 
 
-def test_a_task_without_trouble_needs_one_plan_and_the_last_word() -> None:
+def test_a_task_without_disturbance_needs_one_plan_and_the_last_word() -> None:
     world = make_world()
     with executing(world) as (executor, _):
         ending = executor.run(TASK)
@@ -132,7 +132,7 @@ def test_no_plan_is_made_from_an_image_older_than_the_task() -> None:
 
 def test_after_a_slip_the_planner_is_told_and_shown_what_happened() -> None:
     world = make_world()
-    with executing(world, troubles=("slip",)) as (executor, engine):
+    with executing(world, disturbances=("slip",)) as (executor, engine):
         ending = executor.run(TASK)
     assert (ending.done, ending.plans) == (True, 3)
     assert world.table.holds(GOAL)

@@ -30,7 +30,7 @@ from robobrain_ros.evaluation.progress_measures import (
     rows_of,
     table,
 )
-from robobrain_ros.evaluation.rollouts import Event, Rollout, make_rollout, true_score
+from robobrain_ros.evaluation.rollouts import Disturbance, Rollout, make_rollout, true_score
 
 SIZE = (224, 168)
 SEEDS = range(1000, 1024)
@@ -138,13 +138,13 @@ def test_an_alarm_is_a_decrease_below_the_peak_in_two_successive_frames() -> Non
 def test_a_slip_is_detected_in_its_first_two_frames(begin: int, detected: bool) -> None:
     """The decrease begins at a frame, and the next frame confirms it."""
     estimates = tuple(0.5 if index < begin else 0.0 for index in range(7))
-    events = (None, None, None, Event.SLIP, None, None, None)
-    course = Course("task", (0.0,) * 7, events, {FUSION: estimates}, {})
+    disturbances = (None, None, None, Disturbance.SLIP, None, None, None)
+    course = Course("task", (0.0,) * 7, disturbances, {FUSION: estimates}, {})
     assert detects(course, course.estimates[FUSION]) is detected
 
 
 def test_the_rollouts_of_the_test_contain_slips_failures_and_successes() -> None:
-    assert sum(rollout.first(Event.SLIP) is not None for rollout in ROLLOUTS.values()) >= 3
+    assert sum(rollout.first(Disturbance.SLIP) is not None for rollout in ROLLOUTS.values()) >= 3
     assert {rollout.succeeded for rollout in ROLLOUTS.values()} == {False, True}
 
 
@@ -167,7 +167,7 @@ def test_the_table_and_the_file_contain_all_measures(true_courses: list[Course])
 def test_the_command_writes_a_plot_of_the_rollouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     seeds = range(FIRST_SEED, FIRST_SEED + count)
     judge = Judge(
-        {seed: make_rollout(seed, SIZE, Event.SLIP) for seed in seeds}, lambda before, after: true_score(before, after) // 2
+        {seed: make_rollout(seed, SIZE, Disturbance.SLIP) for seed in seeds}, lambda before, after: true_score(before, after) // 2
     )
 
     @asynccontextmanager
@@ -177,10 +177,10 @@ def test_the_command_writes_a_plot_of_the_rollouts(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(progress, "open_model", open_model)
     image, file = tmp_path / "progress.png", tmp_path / "progress.json"
     size = f"{SIZE[0]}x{SIZE[1]}"
-    given = ["--model", "scripted", "--rollouts", count, "--size", size, "--event", "slip", "--plot", image, "--json", file]
+    given = ["--model", "scripted", "--rollouts", count, "--size", size, "--disturbance", "slip", "--plot", image, "--json", file]
     asyncio.run(progress.run(progress.parse_options([str(part) for part in given])))
     courses = json.loads(file.read_text(encoding="utf-8"))["courses"]
-    assert "slip" in courses[0]["events"]
+    assert "slip" in courses[0]["disturbances"]
     pixels = np.asarray(cv2.imread(str(image)), int)
     assert pixels.shape == ((340, 600, 3) if count == 1 else (680, 1200, 3))
     red = (pixels[..., 2] - pixels[..., :2].max(-1)) > 100  # The fusion.

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from robobrain_ros.demo.world import render_layout
-from robobrain_ros.evaluation.rollouts import MOST_FRAMES, Event, Rollout, make_rollout, true_score
+from robobrain_ros.evaluation.rollouts import MOST_FRAMES, Disturbance, Rollout, make_rollout, true_score
 
 SIZE = (224, 168)
 SEEDS = range(900, 930)
 
 
-def rollouts(event: Event | None) -> list[Rollout]:
-    return [make_rollout(seed, SIZE, event) for seed in SEEDS]
+def rollouts(disturbance: Disturbance | None) -> list[Rollout]:
+    return [make_rollout(seed, SIZE, disturbance) for seed in SEEDS]
 
 
 def test_the_same_seed_gives_the_same_rollout() -> None:
@@ -26,7 +26,7 @@ def test_without_events_the_task_succeeds_and_the_progress_grows_from_0_to_1() -
         assert rollout.succeeded
         assert (progress[0], progress[-1]) == (0.0, 1.0)
         assert progress == sorted(progress)
-        assert all(frame.event is None for frame in rollout.frames)
+        assert all(frame.disturbance is None for frame in rollout.frames)
 
 
 def test_at_the_end_of_a_success_the_table_is_that_of_the_reference() -> None:
@@ -42,11 +42,11 @@ def test_two_frames_never_have_the_same_noise() -> None:
     assert len(seeds) == len(rollout.frames)
 
 
-@pytest.mark.parametrize("event", [Event.SLIP, Event.MOVED, Event.TAKEN, Event.UNDONE])
-def test_an_event_lowers_the_progress(event: Event) -> None:
+@pytest.mark.parametrize("disturbance", [Disturbance.SLIP, Disturbance.MOVED, Disturbance.TAKEN, Disturbance.UNDONE])
+def test_a_disturbance_lowers_the_progress(disturbance: Disturbance) -> None:
     seen = 0
-    for rollout in rollouts(event):
-        index = rollout.first(event)
+    for rollout in rollouts(disturbance):
+        index = rollout.first(disturbance)
         if index is not None:
             assert rollout.frames[index].progress < rollout.frames[index - 1].progress
             seen += 1
@@ -54,8 +54,8 @@ def test_an_event_lowers_the_progress(event: Event) -> None:
 
 
 def test_what_slipped_lies_on_the_table() -> None:
-    for rollout in rollouts(Event.SLIP):
-        index = rollout.first(Event.SLIP)
+    for rollout in rollouts(Disturbance.SLIP):
+        index = rollout.first(Disturbance.SLIP)
         if index is not None:
             frame = rollout.frames[index]
             thing = next(thing for thing in frame.layout.things if thing.name == frame.object)
@@ -63,16 +63,16 @@ def test_what_slipped_lies_on_the_table() -> None:
 
 
 def test_an_arm_that_stops_does_not_succeed() -> None:
-    stopped = [rollout for rollout in rollouts(Event.STOPPED) if rollout.first(Event.STOPPED) is not None]
+    stopped = [rollout for rollout in rollouts(Disturbance.STOPPED) if rollout.first(Disturbance.STOPPED) is not None]
     assert len(stopped) > 20
     for rollout in stopped:
-        index = rollout.first(Event.STOPPED)
+        index = rollout.first(Disturbance.STOPPED)
         assert not rollout.succeeded
         assert len({frame.progress for frame in rollout.frames[index:]}) == 1
 
 
 def test_some_rollouts_recover_from_a_slip() -> None:
-    ends = {rollout.succeeded for rollout in rollouts(Event.SLIP) if rollout.first(Event.SLIP) is not None}
+    ends = {rollout.succeeded for rollout in rollouts(Disturbance.SLIP) if rollout.first(Disturbance.SLIP) is not None}
     assert ends == {False, True}
 
 
@@ -80,7 +80,7 @@ def test_rollouts_are_bounded_and_all_events_occur() -> None:
     made = [make_rollout(seed, SIZE) for seed in range(1000, 1200)]
     assert all(2 <= len(rollout.frames) <= MOST_FRAMES + 16 for rollout in made)
     assert all(0.0 <= frame.progress <= 1.0 for rollout in made for frame in rollout.frames)
-    assert {frame.event for rollout in made for frame in rollout.frames} == {None, *Event}
+    assert {frame.disturbance for rollout in made for frame in rollout.frames} == {None, *Disturbance}
 
 
 def test_the_goal_holds_after_each_success() -> None:
@@ -91,7 +91,7 @@ def test_the_goal_holds_after_each_success() -> None:
 
 
 def test_the_reference_shows_the_goal_in_a_rollout_that_fails() -> None:
-    failed = next(rollout for rollout in rollouts(Event.STOPPED) if not rollout.succeeded)
+    failed = next(rollout for rollout in rollouts(Disturbance.STOPPED) if not rollout.succeeded)
     assert failed.end.things != failed.frames[-1].layout.things
     assert render_layout(failed.end)[0].image.shape == (SIZE[1], SIZE[0], 3)
 

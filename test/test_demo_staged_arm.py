@@ -21,9 +21,9 @@ PICK, PUT = Step("pick", "red block"), Step("place", "red block", "in", "green b
 GOAL = Goal("in", ("red block",), "green bowl")
 
 
-def make_arm(*troubles: str, seed: int = 0, calm: int = 0, grasps: GraspSource | None = None) -> StagedArm:
+def make_arm(*disturbances: str, seed: int = 0, calm: int = 0, grasps: GraspSource | None = None) -> StagedArm:
     world = World(make_scene(3, (320, 240), names=NAMES).layout, np.random.RandomState(3))
-    return StagedArm(world, troubles, seed, calm, grasps)
+    return StagedArm(world, disturbances, seed, calm, grasps)
 
 
 class OwnGrasps:
@@ -47,7 +47,7 @@ def execute(arm: StagedArm, step: Step) -> list[tuple[bool, float]]:
     return [(at_end, arm.progress) for at_end in arm.movements()]
 
 
-def test_without_trouble_the_table_is_that_of_the_immediate_execution() -> None:
+def test_without_disturbance_the_table_is_that_of_the_immediate_execution() -> None:
     arm, world = make_arm(), make_arm().world
     for step, middle in ((PICK, 0.6), (PUT, 0.4)):
         assert arm.begin(as_plan(step)) == ""
@@ -69,17 +69,17 @@ def test_an_arm_whose_fingers_miss_the_object_closes_on_nothing_and_does_not_not
     assert make_arm(grasps=OwnGrasps(layout, reason="there is no grasp")).begin(as_plan(PICK)) == "there is no grasp"
 
 
-@pytest.mark.parametrize(("trouble", "fault"), [("slip", SLIPPED), ("moved", MOVED), ("stopped", STOPPED)])
+@pytest.mark.parametrize(("disturbance", "fault"), [("slip", SLIPPED), ("moved", MOVED), ("stopped", STOPPED)])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_fault_in_a_pick_leaves_the_gripper_empty(trouble: str, fault: str, seed: int) -> None:
-    arm = make_arm(trouble, seed=seed)
+def test_a_fault_in_a_pick_leaves_the_gripper_empty(disturbance: str, fault: str, seed: int) -> None:
+    arm = make_arm(disturbance, seed=seed)
     home = arm.world.layout.gripper
     moments = execute(arm, PICK)
     assert [at_end for at_end, _ in moments] == [False, True]
     assert moments[-1][1] < 0.6
     assert arm.fault == fault.format(name="red block")
     assert arm.world.table.held == ""
-    assert (arm.world.layout.gripper == home) == (trouble != "stopped"), "an arm that did not stop has made all movements"
+    assert (arm.world.layout.gripper == home) == (disturbance != "stopped"), "an arm that did not stop has made all movements"
     assert rearrange.find(arm.world.layout, "red block").z == 0.0
     arm.retreat()
     assert arm.world.layout.gripper == home
@@ -87,16 +87,16 @@ def test_a_fault_in_a_pick_leaves_the_gripper_empty(trouble: str, fault: str, se
     assert arm.happened == 1
 
 
-@pytest.mark.parametrize("trouble", ["slip", "stopped", "taken"])
+@pytest.mark.parametrize("disturbance", ["slip", "stopped", "taken"])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_fault_in_a_place_does_not_reach_the_place(trouble: str, seed: int) -> None:
-    arm = make_arm(trouble, seed=seed, calm=1)
+def test_a_fault_in_a_place_does_not_reach_the_place(disturbance: str, seed: int) -> None:
+    arm = make_arm(disturbance, seed=seed, calm=1)
     execute(arm, PICK)
     assert arm.fault == ""
     execute(arm, PUT)
     assert arm.fault
     assert arm.progress < 0.8
-    assert arm.world.table.held == ("red block" if trouble == "stopped" else "")
+    assert arm.world.table.held == ("red block" if disturbance == "stopped" else "")
     assert not arm.world.table.holds(GOAL)
 
 

@@ -222,10 +222,10 @@ class Run:
     lines: list[str]
 
 
-def run_task(*troubles: str, seed: int = 0, calm: int = 0, fault: Exception | None = None) -> Run:
+def run_task(*disturbances: str, seed: int = 0, calm: int = 0, fault: Exception | None = None) -> Run:
     """Execute the task with a node whose engine knows the true progress only from the images."""
     world = World(make_scene(3, (320, 240), names=NAMES).layout, np.random.RandomState(3))
-    arm = SeenArm(world, troubles, seed, calm)
+    arm = SeenArm(world, disturbances, seed, calm)
     engine = Engine(arm)
     engine.fault = fault
     lines: list[str] = []
@@ -246,15 +246,15 @@ def run_task(*troubles: str, seed: int = 0, calm: int = 0, fault: Exception | No
 
 
 @pytest.mark.parametrize(
-    ("trouble", "seed", "calm", "word"),
+    ("disturbance", "seed", "calm", "word"),
     [
         ("slip", 1, 0, "regressed"),
         pytest.param("moved", 0, 0, "stalled", marks=pytest.mark.thorough),
         pytest.param("stopped", 0, 1, "stalled", marks=pytest.mark.thorough),
     ],
 )
-def test_a_disturbance_is_seen_in_the_images_and_leads_to_a_new_plan(trouble: str, seed: int, calm: int, word: str) -> None:
-    run = run_task(trouble, seed=seed, calm=calm)
+def test_a_disturbance_is_seen_in_the_images_and_leads_to_a_new_plan(disturbance: str, seed: int, calm: int, word: str) -> None:
+    run = run_task(disturbance, seed=seed, calm=calm)
     assert run.arm.happened == 1
     assert (run.ending.done, run.ending.plans) == (True, 3)
     assert run.world.table.holds(GOAL)

@@ -194,7 +194,7 @@ def user(table: Table) -> Iterator[TaskClient]:
         rclpy.shutdown()
 
 
-def test_an_arm_mostly_reaches_its_goal_in_spite_of_a_trouble(user: TaskClient) -> None:
+def test_an_arm_mostly_reaches_its_goal_in_spite_of_a_disturbance(user: TaskClient) -> None:
     """Not always: of the rest of a task, the model knows less than of the whole; its card has the figures."""
     reached = []
     for seed in range(8):

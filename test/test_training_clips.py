@@ -13,7 +13,7 @@ from robobrain_ros.core.query import Task
 from robobrain_ros.core.timed_images import sentence, times_fault
 from robobrain_ros.demo import rearrange
 from robobrain_ros.evaluation.moments import KINDS, clip_of, make_clip, question_about
-from robobrain_ros.evaluation.rollouts import Event, make_rollout
+from robobrain_ros.evaluation.rollouts import Disturbance, make_rollout
 
 MODEL = Path(__file__).parent.parent / "robobrain_ros" / "demo" / "model"
 
@@ -40,11 +40,11 @@ def test_what_moved_and_what_fell_agree_with_the_layouts() -> None:
     assert fallen > 5
 
 
-@pytest.mark.parametrize("event", [None, Event.MOVED, Event.TAKEN, Event.STOPPED])
-def test_nothing_falls_without_a_slip(event: Event | None) -> None:
+@pytest.mark.parametrize("disturbance", [None, Disturbance.MOVED, Disturbance.TAKEN, Disturbance.STOPPED])
+def test_nothing_falls_without_a_slip(disturbance: Disturbance | None) -> None:
     rng = random.Random(1)
     for seed in range(8):
-        assert clip_of(make_rollout(seed, (320, 240), event), rng, 2).fallen == ()
+        assert clip_of(make_rollout(seed, (320, 240), disturbance), rng, 2).fallen == ()
 
 
 def test_answers_are_true_and_both_yes_and_no_occur() -> None:

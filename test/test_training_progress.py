@@ -14,7 +14,7 @@ from robobrain_ros.core.grammars import SCORE_PATTERN
 from robobrain_ros.core.imaging import fit
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.core.query import Task
-from robobrain_ros.evaluation.rollouts import Event, make_rollout, true_score
+from robobrain_ros.evaluation.rollouts import Disturbance, make_rollout, true_score
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -174,7 +174,9 @@ def test_scores_without_vllm_are_those_of_the_most_probable_tokens(tuner: Progre
 
 
 def test_each_frame_of_a_rollout_gets_an_estimate(tuner: ProgressTuner) -> None:
-    rollout = min((make_rollout(seed, (224, 168), Event.STOPPED) for seed in range(900, 910)), key=lambda made: len(made.frames))
+    rollout = min(
+        (make_rollout(seed, (224, 168), Disturbance.STOPPED) for seed in range(900, 910)), key=lambda made: len(made.frames)
+    )
     whole = (rollout, whole_sample(rollout))
     alone = follow(tuner.reader, tuner.packer, [whole])[0]
     assert alone.truth == tuple(frame.progress for frame in rollout.frames)

@@ -148,11 +148,11 @@ def _sample(rollout: Rollout, chosen: tuple[int, ...], comparisons: tuple[Compar
 
 
 def _pool(frames: tuple[Frame, ...], rng: random.Random) -> list[int]:
-    """Return the indices of a few frames, in order. They include the first event, and successive frames."""
+    """Return the indices of a few frames, in order. They include the first disturbance, and successive frames."""
     last = len(frames) - 1
     chosen = {rng.randint(1, last), last} if rng.random() < 0.3 else {rng.randint(1, last)}
     for index, frame in enumerate(frames):
-        if frame.event is not None:
+        if frame.disturbance is not None:
             chosen |= {max(index - 1, 1), index}
             break
     while len(chosen) < min(_FRAMES, last):

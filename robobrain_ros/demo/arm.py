@@ -10,7 +10,7 @@ from robobrain_ros.demo.grasping import Grasp, fault_of
 from robobrain_ros.demo.robot import MOVED, SLIPPED, STOPPED, World, known
 from robobrain_ros.demo.simulator import Step
 
-TROUBLES = ("slip", "moved", "stopped", "taken")
+DISTURBANCES = ("slip", "moved", "stopped", "taken")
 
 
 class Arm(Protocol):
@@ -36,15 +36,15 @@ class GraspSource(Protocol):
 class SimulatedArm:
     """The arm of the simulated table, with faults.
 
-    :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
+    :param disturbances: from `DISTURBANCES`. Each one happens at the first step that permits it, in this order. ``slip``: an
         object slips from the gripper. ``moved``: a person moves an object before the arm grasps it. ``stopped``: the arm stops
         during a step. ``taken``: a person removes an object from the place where the arm put it.
     :param grasps: where the arm grasps. It then holds an object only if its fingers close on the object there. None: it holds
         every object.
     """
 
-    def __init__(self, world: World, troubles: Iterable[str] = (), grasps: GraspSource | None = None) -> None:
-        self.world, self._troubles, self._grasps = world, list(troubles), grasps
+    def __init__(self, world: World, disturbances: Iterable[str] = (), grasps: GraspSource | None = None) -> None:
+        self.world, self._disturbances, self._grasps = world, list(disturbances), grasps
 
     def describe(self) -> Robot:
         """See `Arm`."""
@@ -59,16 +59,16 @@ class SimulatedArm:
         fault = self.world.table.copy().do(what)
         if not fault and what.skill == "pick" and (missed := self._missed(what.object)):
             return missed
-        if not fault and self._has_trouble("slip"):
+        if not fault and self._has_disturbance("slip"):
             self.world.drop(what.object)
             return SLIPPED.format(name=what.object)
-        if not fault and what.skill == "pick" and self._has_trouble("moved"):
+        if not fault and what.skill == "pick" and self._has_disturbance("moved"):
             self.world.drop(what.object)
             return MOVED.format(name=what.object)
-        if not fault and self._has_trouble("stopped"):
+        if not fault and self._has_disturbance("stopped"):
             return known(STOPPED, what.object)
         fault = self.world.execute(what)
-        if not fault and what.relation in ("in", "on") and self._has_trouble("taken"):
+        if not fault and what.relation in ("in", "on") and self._has_disturbance("taken"):
             # The arm does not know this. Only the image shows it.
             self.world.drop(what.object)
         return fault
@@ -78,14 +78,14 @@ class SimulatedArm:
         grasp = self._grasps.find(name) if self._grasps is not None else ""
         return grasp if isinstance(grasp, str) else fault_of(self.world.layout, name, grasp)
 
-    def _has_trouble(self, kind: str) -> bool:
-        if self._troubles[:1] != [kind]:
+    def _has_disturbance(self, kind: str) -> bool:
+        if self._disturbances[:1] != [kind]:
             return False
-        self._troubles.pop(0)
+        self._disturbances.pop(0)
         return True
 
 
-def random_troubles(seed: int) -> list[str]:
+def random_disturbances(seed: int) -> list[str]:
     """Return one to three faults. The same seed gives the same faults."""
     rng = random.Random(seed)
-    return rng.choices(TROUBLES, k=rng.randint(1, 3))
+    return rng.choices(DISTURBANCES, k=rng.randint(1, 3))

@@ -3,7 +3,7 @@
 To connect a robot of your own, start from examples/plan_and_execute.py, which needs only the messages. This program publishes
 the images of its simulated table itself, so no other camera may publish them::
 
-    ros2 run robobrain_ros demo_executor "put all balls into the bowl" --troubles slip moved
+    ros2 run robobrain_ros demo_executor "put all balls into the bowl" --disturbances slip moved
 """
 
 import argparse
@@ -30,7 +30,7 @@ from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, StepOutcome, relevant_history
 from robobrain_ros.core.query import Defaults, PlanStep, Task
 from robobrain_ros.demo.approach_grasps import PASSING, ApproachGrasps
-from robobrain_ros.demo.arm import TROUBLES, Arm, SimulatedArm, random_troubles
+from robobrain_ros.demo.arm import DISTURBANCES, Arm, SimulatedArm, random_disturbances
 from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.demo.layout import Layout
@@ -287,8 +287,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", help='task of the arm, such as "put the red ball into the bowl"')
     parser.add_argument("--seed", type=int, default=12, help="seed of the scene (default: 12)")
-    parser.add_argument("--troubles", choices=TROUBLES, nargs="*", default=[], help="faults that occur, in this order")
-    parser.add_argument("--trouble-seed", type=int, help="seed of one to three random faults, instead of --troubles")
+    parser.add_argument("--disturbances", choices=DISTURBANCES, nargs="*", default=[], help="what goes wrong, in this order")
+    parser.add_argument(
+        "--disturbance-seed", type=int, help="seed of one to three random disturbances, instead of --disturbances"
+    )
     parser.add_argument(
         "--grasp",
         choices=("approach", "simulator"),
@@ -328,11 +330,12 @@ def main() -> None:
         wait_for_node(client, options.timeout)
         end_if_shared(client, options.camera, _DISCOVERY)
         print(f"On the table: {', '.join(world.table.names)}.")
-        seed = options.trouble_seed
-        troubles = options.troubles if seed is None else random_troubles(seed)
-        arm: Arm = SimulatedArm(world, troubles, grasps)
+        seed = options.disturbance_seed
+        disturbances = options.disturbances if seed is None else random_disturbances(seed)
+        arm: Arm = SimulatedArm(world, disturbances, grasps)
         if options.monitor == "vision":
-            arm = WatchedArm(StagedArm(world, troubles, options.seed, grasps=grasps), TaskWatcher(client, **node), report=report)
+            staged = StagedArm(world, disturbances, options.seed, grasps=grasps)
+            arm = WatchedArm(staged, TaskWatcher(client, **node), report=report)
         # On a busy machine, discovery takes longer than _DISCOVERY, and another camera can also start later.
         check = partial(end_if_shared, client, options.camera, 0.0)
         executor = Executor(

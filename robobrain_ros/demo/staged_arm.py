@@ -29,7 +29,7 @@ class StagedArm:
     attributes ``fault`` and ``progress`` are the truth about the step, for simulated monitors and for evaluations.
 
     :param world: the table. The gripper is at its home position.
-    :param troubles: faults from `arm.TROUBLES`. Each one happens at a random moment of the first step that permits it, in this
+    :param disturbances: from `arm.DISTURBANCES`. Each one happens at a random moment of the first step that permits it, in this
         order.
     :param seed: seed of these moments.
     :param calm: number of steps without faults before the first fault.
@@ -37,9 +37,9 @@ class StagedArm:
     """
 
     def __init__(
-        self, world: World, troubles: Iterable[str] = (), seed: int = 0, calm: int = 0, grasps: GraspSource | None = None
+        self, world: World, disturbances: Iterable[str] = (), seed: int = 0, calm: int = 0, grasps: GraspSource | None = None
     ) -> None:
-        self.world, self._troubles, self._calm, self._grasps = world, list(troubles), calm, grasps
+        self.world, self._disturbances, self._calm, self._grasps = world, list(disturbances), calm, grasps
         self._arm = MovingArm(world)
         self._open = world.layout.gripper[3]
         self._rng = random.Random(f"staged arm {seed}")
@@ -51,7 +51,7 @@ class StagedArm:
         self.progress = 0.0
         """True progress of the step, 0 to 1."""
         self.happened = 0
-        """Number of troubles that have happened."""
+        """Number of disturbances that have happened."""
 
     def describe(self) -> Robot:
         """See `arm.Arm`. A sensor of the gripper reports the held object."""
@@ -86,22 +86,22 @@ class StagedArm:
         assert step is not None, "a step has begun"
         intended = self._path(step)
         moving: Iterator[float] = iter(())
-        trouble, at, stopped = "", -1.0, False
+        disturbance, at, stopped = "", -1.0, False
         if self.world.table.copy().do(step):
             self.fault = f"the gripper does not hold the {step.object}"  # An earlier fault that nobody noticed.
         elif self._missed:
             self.fault = self._missed
         else:
             moving = self._arm.execute(step, _SHARES)
-            trouble, at = self._choose(step, [share for share, _ in intended])
+            disturbance, at = self._choose(step, [share for share, _ in intended])
         for share, gripper in intended:
             if not self.fault:
                 self.progress = next(moving)
             elif not stopped:
                 self.world.layout = replace(self.world.layout, gripper=gripper)
             if share == at:
-                self._happen(trouble, step)
-                stopped = trouble == "stopped"
+                self._happen(disturbance, step)
+                stopped = disturbance == "stopped"
             if abs(share - _MIDDLE[step.skill]) < 1e-6:
                 yield False
         yield True
@@ -136,7 +136,7 @@ class StagedArm:
 
     def _choose(self, step: Step, shares: list[float]) -> tuple[str, float]:
         """Return the fault of this step, and the share after which it happens. Empty: none."""
-        kind = self._troubles[0] if self._troubles and not self._calm else ""
+        kind = self._disturbances[0] if self._disturbances and not self._calm else ""
         self._calm = max(self._calm - 1, 0)
         pick = step.skill == "pick"
         moments = {
@@ -148,17 +148,17 @@ class StagedArm:
         }.get(kind, [])
         if not moments:
             return "", -1.0
-        self._troubles.pop(0)
+        self._disturbances.pop(0)
         return kind, self._rng.choice(moments)
 
-    def _happen(self, trouble: str, step: Step) -> None:
+    def _happen(self, disturbance: str, step: Step) -> None:
         name = step.object
         self.happened += 1
-        if trouble == "slip" and self.world.table.held == name:
+        if disturbance == "slip" and self.world.table.held == name:
             self._arm.slip()
             self.fault, self.progress = SLIPPED.format(name=name), 0.0
-        elif trouble in ("moved", "taken"):
+        elif disturbance in ("moved", "taken"):
             self._arm.lay_aside(name)
-            self.fault, self.progress = (MOVED if trouble == "moved" else TAKEN).format(name=name), 0.0
-        elif trouble == "stopped":
+            self.fault, self.progress = (MOVED if disturbance == "moved" else TAKEN).format(name=name), 0.0
+        elif disturbance == "stopped":
             self.fault = STOPPED

@@ -5,7 +5,7 @@
 
 The model plans and estimates the progress. With ``--noise``, the scores of the progress are the true ones with errors. Without
 ``--model``, the planner makes no errors, but it learns only from the monitor that a step has failed. The disturbed tasks have the
-disturbances in ``--troubles`` in turn.
+disturbances in ``--disturbances`` in turn.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from robobrain_ros.core.step_watch import StepLimits
-from robobrain_ros.demo.arm import TROUBLES
+from robobrain_ros.demo.arm import DISTURBANCES
 from robobrain_ros.errors import BadRequestError
 from robobrain_ros.evaluation.closed_loop_task import (
     LoopResult,
@@ -40,12 +40,12 @@ from robobrain_ros.evaluation.outputs import check_outputs, write_output
 from robobrain_ros.evaluation.simulated_scores import SimulatedScores
 
 MONITORS = ("vision", "simulator", "none")
-NO_TROUBLE = "none"
+NO_DISTURBANCE = "none"
 
 
 @dataclass(frozen=True)
 class Row:
-    """The results of the tasks with one monitor and one trouble ("all": every trouble).
+    """The results of the tasks with one monitor and one disturbance ("all": every disturbance).
 
     :param reached: number of tasks that reach their goal.
     :param claimed_wrongly: number of tasks that the planner reported as done, but that do not reach their goal.
@@ -54,7 +54,7 @@ class Row:
     """
 
     monitor: str
-    trouble: str
+    disturbance: str
     tasks: int
     reached: int
     claimed_wrongly: int
@@ -75,7 +75,7 @@ async def run_tasks(
 ) -> list[LoopResult]:
     """Run tasks with one monitor, several at once. Return their results in the same order.
 
-    :param tasks: the seed and the trouble of each task.
+    :param tasks: the seed and the disturbance of each task.
     :param brain: the model; None: planner and scores are simulated.
     """
     results: dict[int, LoopResult] = {}
@@ -83,8 +83,8 @@ async def run_tasks(
     limits = limits_of(options)
 
     async def work() -> None:
-        for number, (seed, trouble) in waiting:
-            task = await asyncio.to_thread(LoopTask, seed, trouble, options.size[1][0])
+        for number, (seed, disturbance) in waiting:
+            task = await asyncio.to_thread(LoopTask, seed, disturbance, options.size[1][0])
             planner: Planner = ModelPlanner(brain) if brain is not None else TrustingPlanner(task.world, task.goal)
             results[number] = await task.run(planner, make_monitor(monitor, task, options, brain, limits))
             progress(len(results))
@@ -116,18 +116,20 @@ def limits_of(options: argparse.Namespace) -> StepLimits:
 
 
 def rows_of(monitor: str, results: Sequence[LoopResult]) -> list[Row]:
-    """Return a row for each trouble, and one for all troubles. Tasks whose trouble did not happen count too."""
+    """Return a row for each disturbance, and one for all disturbances. Tasks whose disturbance did not happen count too."""
     rows = []
-    troubles = list(dict.fromkeys(result.trouble for result in results))
-    for trouble in troubles:
-        rows.append(_row(monitor, trouble or NO_TROUBLE, [result for result in results if result.trouble == trouble]))
-    disturbed = [result for result in results if result.trouble]
-    if len(troubles) > 1 and disturbed:
+    disturbances = list(dict.fromkeys(result.disturbance for result in results))
+    for disturbance in disturbances:
+        rows.append(
+            _row(monitor, disturbance or NO_DISTURBANCE, [result for result in results if result.disturbance == disturbance])
+        )
+    disturbed = [result for result in results if result.disturbance]
+    if len(disturbances) > 1 and disturbed:
         rows.append(_row(monitor, "all", disturbed))
     return rows
 
 
-def _row(monitor: str, trouble: str, results: Sequence[LoopResult]) -> Row:
+def _row(monitor: str, disturbance: str, results: Sequence[LoopResult]) -> Row:
     count = len(results)
 
     def total(name: str) -> int:
@@ -136,7 +138,7 @@ def _row(monitor: str, trouble: str, results: Sequence[LoopResult]) -> Row:
     wrong = sum(result.claimed and not result.reached for result in results)
     return Row(
         monitor,
-        trouble,
+        disturbance,
         count,
         reached=total("reached"),
         claimed_wrongly=wrong,
@@ -152,13 +154,13 @@ def _row(monitor: str, trouble: str, results: Sequence[LoopResult]) -> Row:
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a table in text."""
     lines = [
-        ("monitor", "trouble", "tasks", "reach the goal", "95 % interval", "done, but wrong", "failed steps noticed",
+        ("monitor", "disturbance", "tasks", "reach the goal", "95 % interval", "done, but wrong", "failed steps noticed",
          "false alarms", "plans", "estimates"),
     ]  # fmt: skip
     for row in rows:
         low, high = wilson(row.reached, row.tasks)
         lines.append((
-            row.monitor, row.trouble, str(row.tasks), f"{row.reached} ({100 * row.reached / row.tasks:.1f} %)",
+            row.monitor, row.disturbance, str(row.tasks), f"{row.reached} ({100 * row.reached / row.tasks:.1f} %)",
             f"{100 * low:.1f} to {100 * high:.1f} %", str(row.claimed_wrongly), f"{row.noticed} of {row.bad}",
             f"{row.false_alarms} of {row.good}", f"{row.plans:.1f}", f"{row.estimates:.1f}",
         ))  # fmt: skip
@@ -167,9 +169,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def tasks_of(options: argparse.Namespace) -> list[tuple[int, str]]:
-    """Return the seeds and troubles: first the disturbed tasks, with the troubles in turn, then the undisturbed ones."""
-    troubles = [options.troubles[index % len(options.troubles)] for index in range(options.tasks)]
-    return list(enumerate([*troubles, *[""] * options.undisturbed], start=options.first_seed))
+    """Return the seeds and disturbances: first the disturbed tasks, with the disturbances in turn, then the undisturbed ones."""
+    disturbances = [options.disturbances[index % len(options.disturbances)] for index in range(options.tasks)]
+    return list(enumerate([*disturbances, *[""] * options.undisturbed], start=options.first_seed))
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -191,8 +193,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--monitor", choices=MONITORS, nargs="+", default=list(MONITORS), help="monitors (default: all)")
     parser.add_argument("--tasks", type=positive, default=200, help="number of disturbed tasks (default: 200)")
     parser.add_argument("--undisturbed", type=int, default=0, help="number of tasks without a disturbance (default: 0)")
-    troubles = ("slip", "moved", "stopped")
-    parser.add_argument("--troubles", choices=TROUBLES, nargs="+", default=list(troubles), help=f"default: {' '.join(troubles)}")
+    disturbances = ("slip", "moved", "stopped")
+    parser.add_argument(
+        "--disturbances", choices=DISTURBANCES, nargs="+", default=list(disturbances), help=f"default: {' '.join(disturbances)}"
+    )
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help=f"seed of the first task (default: {FIRST_SEED})")
     parser.add_argument("--size", type=parse_size, default=parse_size("640x480"), metavar="WxH", help="size of the images")
     limits = StepLimits()
@@ -246,7 +250,7 @@ async def run(options: argparse.Namespace) -> None:
             rows += rows_of(monitor, found[monitor])
     print(table(rows), flush=True)
     if options.json is not None:
-        names = ("model", "noise", "first_seed", "troubles", "success", "margin", "regression", "advance", "confirmations")
+        names = ("model", "noise", "first_seed", "disturbances", "success", "margin", "regression", "advance", "confirmations")
         content = {name: getattr(options, name) for name in names} | {"size": options.size[0]}
         content |= {"rows": [asdict(row) for row in rows]}
         content |= {"tasks": {monitor: [asdict(result) for result in results] for monitor, results in found.items()}}

@@ -33,7 +33,7 @@ _TIMEOUT = 300.0
 class LoopResult:
     """The result of a task.
 
-    :param trouble: the planned fault; empty: none.
+    :param disturbance: the planned fault; empty: none.
     :param happened: whether the fault happened.
     :param reached: whether the goal is reached, in the simulator.
     :param claimed: whether the planner reported that the task is done.
@@ -46,7 +46,7 @@ class LoopResult:
 
     seed: int
     task: str
-    trouble: str
+    disturbance: str
     happened: bool
     reached: bool
     claimed: bool
@@ -240,11 +240,11 @@ class _Counts:
 class LoopTask:
     """A task on its own table.
 
-    :param trouble: the fault that disturbs it, one of `demo.arm.TROUBLES`, or an empty string.
+    :param disturbance: the fault that disturbs it, one of `demo.arm.DISTURBANCES`, or an empty string.
     """
 
     seed: int
-    trouble: str
+    disturbance: str
     size: tuple[int, int]
     most_plans: int = MOST_PLANS
     counts: _Counts = field(default_factory=_Counts)
@@ -257,8 +257,8 @@ class LoopTask:
         self.text, self.goal = asked.text, asked.goal
         self.world = World(scene.layout, np.random.RandomState(rng.randrange(2**32)))
         picks = max(len(remaining(self.world.table, self.goal)) // 2, 1)
-        calm = 2 * rng.randrange(picks) + (rng.randrange(2) if self.trouble == "slip" and self.goal.relation != "held" else 0)
-        self.arm = StagedArm(self.world, [self.trouble] if self.trouble else [], self.seed, calm)
+        calm = 2 * rng.randrange(picks) + (rng.randrange(2) if self.disturbance == "slip" and self.goal.relation != "held" else 0)
+        self.arm = StagedArm(self.world, [self.disturbance] if self.disturbance else [], self.seed, calm)
 
     async def run(self, planner: Planner, monitor: Monitor) -> LoopResult:
         """Run the task until the planner reports that it is done, or the limit of plans is reached."""
@@ -286,7 +286,7 @@ class LoopTask:
         return LoopResult(
             self.seed,
             self.text,
-            self.trouble,
+            self.disturbance,
             self.arm.happened > 0,
             reached,
             claimed,

@@ -12,7 +12,7 @@ from robobrain_ros.core.query import Task
 from robobrain_ros.demo import rearrange
 from robobrain_ros.demo.layout import Layout, Thing
 from robobrain_ros.evaluation.question import Question
-from robobrain_ros.evaluation.rollouts import Event, Frame, Rollout, make_rollout
+from robobrain_ros.evaluation.rollouts import Disturbance, Frame, Rollout, make_rollout
 
 KINDS = ("what moved", "moved", "fell")
 """Kinds of questions: which objects moved, whether an object moved, and whether an object fell."""
@@ -24,9 +24,14 @@ _FAR = 0.02
 """Metres between the places of an object that has moved. Smaller distances are difficult to see."""
 _MOST_NAMES = 2
 """No question asks what moved if more objects than this number moved."""
-_EVENTS: dict[Event | None, float] = {Event.SLIP: 0.65, None: 0.15, Event.MOVED: 0.08, Event.TAKEN: 0.12}
-_SHARE_OF_EVENTS = 0.8
-"""Share of the clips that show the rollout's event, if it has one."""
+_DISTURBANCES: dict[Disturbance | None, float] = {
+    Disturbance.SLIP: 0.65,
+    None: 0.15,
+    Disturbance.MOVED: 0.08,
+    Disturbance.TAKEN: 0.12,
+}
+_SHARE_OF_DISTURBANCES = 0.8
+"""Share of the clips that show the rollout's disturbance, if it has one."""
 _LONGEST_STRIDE = 3
 _SHORTEST, _LONGEST = 0.3, 2.0
 """Seconds between two successive images of a clip."""
@@ -62,27 +67,27 @@ def make_clip(seed: int, count: int, size: tuple[int, int] = (640, 480)) -> Clip
     """
     rng = random.Random(f"clip {seed}")
     while True:
-        event = rng.choices(list(_EVENTS), weights=list(_EVENTS.values()))[0]
-        rollout = make_rollout(seed, size, event)
+        disturbance = rng.choices(list(_DISTURBANCES), weights=list(_DISTURBANCES.values()))[0]
+        rollout = make_rollout(seed, size, disturbance)
         if len(rollout.frames) >= count:
             return clip_of(rollout, rng, count)
         seed += _NEXT_SEED
 
 
 def clip_of(rollout: Rollout, rng: random.Random, count: int) -> Clip:
-    """Return ``count`` frames of a rollout, evenly spaced. If there was an event, most of these clips show it."""
+    """Return ``count`` frames of a rollout, evenly spaced. If there was a disturbance, most of these clips show it."""
     frames = rollout.frames
     stride = min(rng.randint(1, _LONGEST_STRIDE), (len(frames) - 1) // (count - 1))
     starts = range(len(frames) - stride * (count - 1))
-    event = next((index for index, frame in enumerate(frames) if frame.event is not None), None)
-    showing = [start for start in starts if event is not None and start < event <= start + stride * (count - 1)]
-    start = rng.choice(showing if showing and rng.random() < _SHARE_OF_EVENTS else starts)
+    disturbance = next((index for index, frame in enumerate(frames) if frame.disturbance is not None), None)
+    showing = [start for start in starts if disturbance is not None and start < disturbance <= start + stride * (count - 1)]
+    start = rng.choice(showing if showing and rng.random() < _SHARE_OF_DISTURBANCES else starts)
     chosen = range(start, start + stride * (count - 1) + 1, stride)
     space = rng.uniform(_SHORTEST, _LONGEST)
     times = [-space * (count - 1 - index + rng.uniform(-0.1, 0.1)) for index in range(count - 1)]
     before, after = frames[chosen[0]].layout, frames[chosen[-1]].layout
     moved = tuple(thing.name for thing in before.things if _distance(thing, after) > _FAR)
-    slips = [index for index in range(chosen[0] + 1, chosen[-1] + 1) if frames[index].event is Event.SLIP]
+    slips = [index for index in range(chosen[0] + 1, chosen[-1] + 1) if frames[index].disturbance is Disturbance.SLIP]
     fallen = tuple(_lowest(frames[index - 1].layout, frames[index].layout) for index in slips)
     return Clip(tuple(frames[index] for index in chosen), (*(round(time, 2) for time in times), 0.0), moved, fallen)
 

@@ -1,7 +1,7 @@
 """Score a model's estimates of progress on rollouts of the tabletop world that no model was trained on::
 
     python -m robobrain_ros.evaluation.progress --model robobrain_ros/demo/model --rollouts 500 --json progress.json
-    python -m robobrain_ros.evaluation.progress --model robobrain_ros/demo/model --rollouts 1 --event slip --plot progress.png
+    python -m robobrain_ros.evaluation.progress --model robobrain_ros/demo/model --rollouts 1 --plot progress.png
 
 With ``--noise 0.1`` in place of ``--model``, the scores are the true ones with errors of 10 % (`evaluation.simulated_scores`).
 
@@ -31,14 +31,18 @@ from robobrain_ros.evaluation.exam import FIRST_SEED, FIRST_TRAINING_SEED, Answe
 from robobrain_ros.evaluation.outputs import check_outputs, write_output
 from robobrain_ros.evaluation.progress_measures import ALARM, SUCCESS, Course, Scores, content, course_of, rows_of, table
 from robobrain_ros.evaluation.progress_plot import MOST_PANELS, plot
-from robobrain_ros.evaluation.rollouts import Event, Rollout, make_rollout
+from robobrain_ros.evaluation.rollouts import Disturbance, Rollout, make_rollout
 from robobrain_ros.evaluation.simulated_scores import SimulatedScores
 
 _PLOTS = (".png", ".jpg", ".pdf", ".svg")
 """Ends of the file names of plots."""
 
-EVENTS: dict[str, Event | str | None] = {"random": "random", "none": None, **{event.value: event for event in Event}}
-"""Names of the events on the command line."""
+DISTURBANCES: dict[str, Disturbance | str | None] = {
+    "random": "random",
+    "none": None,
+    **{kind.value: kind for kind in Disturbance},
+}
+"""Names of the disturbances on the command line."""
 
 
 async def follow(brain: Answers, rollout: Rollout, name: str, timeout: float = 300.0) -> Course:
@@ -134,8 +138,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="successive images that must show this decrease (default: %(default)s)",
     )
     parser.add_argument(
-        "--event",
-        choices=tuple(EVENTS),
+        "--disturbance",
+        choices=tuple(DISTURBANCES),
         default="random",
         help="what disturbs the rollouts (default: %(default)s)",
     )
@@ -163,9 +167,9 @@ async def run(options: argparse.Namespace) -> None:
     check_outputs(options.json, options.plot)
     _, sizes = options.size
     seeds = range(options.first_seed, options.first_seed + options.rollouts)
-    event = EVENTS[options.event]
+    disturbance = DISTURBANCES[options.disturbance]
     rollouts: Iterator[tuple[int, Rollout]]
-    rollouts = ((seed, make_rollout(seed, size, event)) for seed, size in zip(seeds, itertools.cycle(sizes), strict=False))
+    rollouts = ((seed, make_rollout(seed, size, disturbance)) for seed, size in zip(seeds, itertools.cycle(sizes), strict=False))
     began = time.monotonic()
 
     def progress(done: int) -> None:
@@ -184,7 +188,7 @@ async def run(options: argparse.Namespace) -> None:
     print(f"{len(courses)} rollouts in {time.monotonic() - began:.0f} s\n\n{table(rows)}", flush=True)
     if options.json is not None:
         settings = {"size": options.size[0]}
-        names = ("model", "noise", "first_seed", "event", "success", "regression", "confirmations")
+        names = ("model", "noise", "first_seed", "disturbance", "success", "regression", "confirmations")
         settings |= {name: getattr(options, name) for name in names}
         write_output(options.json, json.dumps(content(settings, rows, courses), indent=1) + "\n")
     if options.plot is not None:

@@ -12,7 +12,7 @@ from robobrain_ros.core.progress import Perspective, ProgressTracker
 from robobrain_ros.core.watching import TaskWatch, WatchLimits, WatchState
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.evaluation.metrics import wilson
-from robobrain_ros.evaluation.rollouts import Event, Rollout
+from robobrain_ros.evaluation.rollouts import Disturbance, Rollout
 
 Scores = Mapping[Perspective, int]
 """The scores of a frame in percent, by perspective. A comparison without a readable answer is missing."""
@@ -32,7 +32,7 @@ class Course:
     """The estimates of a rollout.
 
     :param truth: true progress of each frame, 0 to 1.
-    :param events: for each frame, the event that it shows for the first time, or None.
+    :param disturbances: for each frame, the disturbance that it shows for the first time, or None.
     :param estimates: estimated progress of each frame for each perspective and `FUSION`. The first frame is the start: 0.
     :param codes: number of requests by outcome code.
     :param seconds: time of all requests.
@@ -40,7 +40,7 @@ class Course:
 
     task: str
     truth: tuple[float, ...]
-    events: tuple[Event | None, ...]
+    disturbances: tuple[Disturbance | None, ...]
     estimates: dict[str, tuple[float, ...]]
     codes: dict[str, int]
     seconds: float = 0.0
@@ -53,12 +53,12 @@ class Course:
     @property
     def slip(self) -> int | None:
         """Index of the first frame after a slip; None: nothing slips."""
-        return self.events.index(Event.SLIP) if Event.SLIP in self.events else None
+        return self.disturbances.index(Disturbance.SLIP) if Disturbance.SLIP in self.disturbances else None
 
     @property
     def disturbed(self) -> bool:
-        """Whether an event occurs."""
-        return any(event is not None for event in self.events)
+        """Whether a disturbance occurs."""
+        return any(disturbance is not None for disturbance in self.disturbances)
 
 
 def course_of(rollout: Rollout, scores: Sequence[Scores], codes: Mapping[str, int] | None = None, seconds: float = 0.0) -> Course:
@@ -82,7 +82,7 @@ def course_of(rollout: Rollout, scores: Sequence[Scores], codes: Mapping[str, in
     return Course(
         rollout.task,
         tuple(frame.progress for frame in rollout.frames),
-        tuple(frame.event for frame in rollout.frames),
+        tuple(frame.disturbance for frame in rollout.frames),
         {name: tuple(track) for name, track in tracks.items()},
         {OutcomeCode.OK.name: sum(map(len, scores))} if codes is None else dict(codes),
         seconds,
@@ -153,7 +153,7 @@ def rows_of(courses: Sequence[Course], success: float = SUCCESS, limits: WatchLi
     rows.append(_share(f"slips that undo at least {limits.regression:g}: detected within {FRAMES_TO_DETECT} frames", found))
     calm = [course for course in courses if not course.disturbed]
     alarms = [first_alarm(course.estimates[FUSION], limits) is not None for course in calm]
-    rows.append(_share("false alarms in rollouts without events", alarms))
+    rows.append(_share("false alarms in rollouts without disturbances", alarms))
     requests = Counter[str]()
     for course in courses:
         requests.update(course.codes)

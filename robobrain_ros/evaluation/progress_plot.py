@@ -1,4 +1,4 @@
-"""A plot of the estimated progress over a rollout, with the true progress and the events."""
+"""A plot of the estimated progress over a rollout, with the true progress and the disturbances."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ _WIDTH, _HEIGHT = 6.0, 3.4
 
 
 def plot(courses: Sequence[Course], path: Path, limits: WatchLimits = ALARM) -> None:
-    """Plot the first `MOST_PANELS` rollouts: true progress, each perspective, fusion, events, and the first alarm of the fusion.
+    """Plot the first `MOST_PANELS` rollouts: true progress, perspectives, fusion with its first alarm, and disturbances.
 
     :param path: image file. Its suffix chooses the format.
     :param limits: what counts as an alarm.
@@ -35,12 +35,11 @@ def plot(courses: Sequence[Course], path: Path, limits: WatchLimits = ALARM) -> 
         for name, values in course.estimates.items():
             style = {"color": "tab:red", "linewidth": 2.0} if name == FUSION else {"linewidth": 1.0, "linestyle": "--"}
             panel.plot(frames, values, label=name, **style)
-        for index, event in enumerate(course.events):
-            if event is not None:
+        for index, disturbance in enumerate(course.disturbances):
+            if disturbance is not None:
                 panel.axvline(index, color="grey", linestyle=":")
-                panel.annotate(
-                    event.value, (index, 1.05), color="dimgrey", fontsize=8, ha="center", va="center", backgroundcolor="white"
-                )
+                place = {"ha": "center", "va": "center", "backgroundcolor": "white"}
+                panel.annotate(disturbance.value, (index, 1.05), color="dimgrey", fontsize=8, **place)
         alarm = first_alarm(course.estimates[FUSION], limits)
         if alarm is not None:
             panel.plot([alarm], [course.estimates[FUSION][alarm]], "rv", markersize=9, label="alarm")

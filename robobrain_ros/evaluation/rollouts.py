@@ -27,7 +27,7 @@ MOST_FRAMES = 64
 short plan have up to seven."""
 
 
-class Event(str, Enum):
+class Disturbance(str, Enum):
     """What disturbs a rollout.
 
     SLIP: the held object falls. MOVED: a person moves the object before the arm grasps it. TAKEN: a person takes an object from
@@ -41,16 +41,21 @@ class Event(str, Enum):
     STOPPED = "stopped"
 
 
-SHARES: dict[Event | None, float] = {
-    None: 0.4, Event.SLIP: 0.28, Event.MOVED: 0.08, Event.TAKEN: 0.08, Event.UNDONE: 0.08, Event.STOPPED: 0.08,
-}  # fmt: skip
-"""Shares of the events among random rollouts. An event that the task does not permit does not happen."""
+SHARES: dict[Disturbance | None, float] = {
+    None: 0.4,
+    Disturbance.SLIP: 0.28,
+    Disturbance.MOVED: 0.08,
+    Disturbance.TAKEN: 0.08,
+    Disturbance.UNDONE: 0.08,
+    Disturbance.STOPPED: 0.08,
+}
+"""Shares of the disturbances among random rollouts. A disturbance that the task does not permit does not happen."""
 _CHANCE = 0.35
-"""Probability of the event at each frame that permits it."""
+"""Probability of the disturbance at each frame that permits it."""
 _SHARE_OF_STEPS = 0.25
 """Share of the tasks that consist of one step of the arm, such as "Pick up the red ball"."""
 _SHARE_OF_ENDS = 0.5
-"""Share of the rollouts that end soon after the event. In the others, the arm tries again."""
+"""Share of the rollouts that end soon after the disturbance. In the others, the arm tries again."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,13 @@ class Frame:
 
     :param progress: the true progress, 0 to 1.
     :param object: name of the object that the arm handles, or handles next; at the end, the last one.
-    :param event: an event that this frame shows for the first time.
+    :param disturbance: a disturbance that this frame shows for the first time.
     """
 
     layout: Layout
     progress: float
     object: str
-    event: Event | None = None
+    disturbance: Disturbance | None = None
 
     def scene(self) -> Scene:
         """Render the frame with its ground truth."""
@@ -96,26 +101,26 @@ class Rollout:
         """Whether the last frame shows the completed task."""
         return self.frames[-1].progress == 1.0
 
-    def first(self, event: Event) -> int | None:
-        """Return the index of the first frame with this event; None: it does not occur."""
-        return next((index for index, frame in enumerate(self.frames) if frame.event is event), None)
+    def first(self, disturbance: Disturbance) -> int | None:
+        """Return the index of the first frame with this disturbance; None: it does not occur."""
+        return next((index for index, frame in enumerate(self.frames) if frame.disturbance is disturbance), None)
 
 
-def make_rollout(seed: int, size: tuple[int, int] = (640, 480), event: Event | str | None = "random") -> Rollout:
+def make_rollout(seed: int, size: tuple[int, int] = (640, 480), disturbance: Disturbance | str | None = "random") -> Rollout:
     """Return the rollout of a seed. The same arguments give the same rollout.
 
     :param size: (width, height) of the images in pixels.
-    :param event: the event that disturbs it; None: no event; "random": one with the frequencies of `SHARES`.
+    :param disturbance: None: none; "random": one with the frequencies of `SHARES`.
     """
     rng = random.Random(f"rollout {seed}")
     scene = make_scene(seed, size)
-    if isinstance(event, str) and not isinstance(event, Event):
-        event = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
+    if isinstance(disturbance, str) and not isinstance(disturbance, Disturbance):
+        disturbance = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
     world = World(scene.layout, np.random.RandomState(rng.randrange(2**32)))
     arm = MovingArm(world)
     task, goal = _single_step(scene, world, rng) if rng.random() < _SHARE_OF_STEPS else _task(scene, rng)
     goal = replace(goal, things=tuple(sorted(goal.things, key=world.across)))
-    recorder = _Recorder(arm, goal, rng, event)
+    recorder = _Recorder(arm, goal, rng, disturbance)
     end = recorder.end()
     recorder.run()
     return Rollout(task, goal, tuple(recorder.frames), end)
@@ -145,8 +150,8 @@ class _Recorder:
     arm: MovingArm
     goal: Goal
     rng: random.Random
-    planned: Event | None
-    """The event that has not happened yet."""
+    planned: Disturbance | None
+    """The disturbance that has not happened yet."""
     frames: list[Frame] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -176,44 +181,48 @@ class _Recorder:
             self._add(self._progress(left - share))
             if self._happens(step, share):
                 return self._disturb(step)
-        if self.planned in (Event.TAKEN, Event.UNDONE) and step.relation in ("in", "on") and self.rng.random() < 2 * _CHANCE:
+        if (
+            self.planned in (Disturbance.TAKEN, Disturbance.UNDONE)
+            and step.relation in ("in", "on")
+            and self.rng.random() < 2 * _CHANCE
+        ):
             return self._undo(step)
         return True
 
     def _happens(self, step: Step, share: float) -> bool:
-        """Return whether the planned event happens in this moment of a step."""
+        """Return whether the planned disturbance happens in this moment of a step."""
         held = bool(self.arm.world.table.held)
         possible = {
-            Event.SLIP: held and (share >= GRASPED if step.skill == "pick" else share < LOWERED),
-            Event.MOVED: step.skill == "pick" and not held,
-            Event.STOPPED: share < 1.0,
+            Disturbance.SLIP: held and (share >= GRASPED if step.skill == "pick" else share < LOWERED),
+            Disturbance.MOVED: step.skill == "pick" and not held,
+            Disturbance.STOPPED: share < 1.0,
         }
         return self.planned is not None and possible.get(self.planned, False) and self.rng.random() < _CHANCE
 
     def _disturb(self, step: Step) -> bool:
-        event, self.planned = self.planned, None
-        if event is Event.STOPPED:
-            self._add(self.frames[-1].progress, event)
+        disturbance, self.planned = self.planned, None
+        if disturbance is Disturbance.STOPPED:
+            self._add(self.frames[-1].progress, disturbance)
             return False
-        if event is Event.SLIP:
+        if disturbance is Disturbance.SLIP:
             self.arm.slip()
         else:
             self.arm.lay_aside(step.object)
-        self._add(self._progress(), event)
+        self._add(self._progress(), disturbance)
         return self._go_on()
 
     def _undo(self, step: Step) -> bool:
         """Take an object away from its place."""
-        event, self.planned = self.planned, None
-        if event is Event.TAKEN:
+        disturbance, self.planned = self.planned, None
+        if disturbance is Disturbance.TAKEN:
             self.arm.lay_aside(step.object)
-            self._add(self._progress(), event)
+            self._add(self._progress(), disturbance)
             return self._go_on()
         progress = self._progress()
         for done, back in enumerate((Step("pick", step.object), Step("place", step.object, "beside", step.place))):
             for _ in self.arm.execute(back, self._shares()):
                 before, progress = progress, self._progress()
-                self._add(progress, event if not done and progress < before else None)
+                self._add(progress, disturbance if not done and progress < before else None)
         return self._go_on()
 
     def _go_on(self) -> bool:
@@ -232,11 +241,11 @@ class _Recorder:
             left = len(remaining(self.arm.world.table, self.goal))
         return min(max(1.0 - left / self._total, 0.0), 1.0)
 
-    def _add(self, progress: float, event: Event | None = None) -> None:
+    def _add(self, progress: float, disturbance: Disturbance | None = None) -> None:
         steps = remaining(self.arm.world.table, self.goal)
         if steps and progress < 1.0:
             self._object = steps[0].object
-        self.frames.append(Frame(self._noisy(self.arm.world.layout), progress, self._object, event))
+        self.frames.append(Frame(self._noisy(self.arm.world.layout), progress, self._object, disturbance))
 
     def _noisy(self, layout: Layout) -> Layout:
         """Return the layout with another noise of the sensor, because no two images of a camera have the same."""
