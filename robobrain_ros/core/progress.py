@@ -93,7 +93,7 @@ class ProgressTracker:
 
     The perspectives have different errors. The errors of incremental scores add up over the run, and those of the others do not.
     The official code fuses the perspectives by their mean. The median has smaller errors: a single wrong score does not change it
-    much. For the first moment, the incremental and the forward score are equal, and so is the median: early in a task, the start is
+    much. At the first moment, the incremental score is the forward one, and therefore the median: early in a task, the start is
     easier to compare with than the end.
     """
 
