@@ -4,6 +4,7 @@
     PYTHONPATH=. python benchmark/first_token.py 7b --prepared-images
     PYTHONPATH=. python benchmark/first_token.py 3b --largest-graph 1248
     PYTHONPATH=. python benchmark/first_token.py 3b --compare-preparation
+    PYTHONPATH=. python benchmark/first_token.py 8b --extra '{"compilation_config": {"cudagraph_mm_encoder": true}}'
 
 With ``--prepared-images``, transformers prepares the images in this process, and the image encoder runs without CUDA graphs.
 ``--largest-graph`` sets the longest prompt in tokens that has a CUDA graph, and compares prompts that are 8 tokens shorter with
@@ -28,7 +29,6 @@ import gpu_shapes
 import numpy as np
 from gpu_parts import AT_ONCE, HD, dummy_options, noise
 
-from robobrain_ros.core import profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Generation
 from robobrain_ros.engine.embedded import image_bytes
@@ -52,11 +52,12 @@ _TEXT_TOKENS = 30
 class Asker:
     """Sends requests to an engine, and measures the times."""
 
-    def __init__(self, engine: EmbeddedEngine, folder: Path) -> None:
+    def __init__(self, engine: EmbeddedEngine, folder: Path, model: str) -> None:
         self._engine = engine
         self._prompts = Prompts.load(read_checkpoint(folder, local=True, weights_needed=False), trust_remote_code=False)
         self._generator = np.random.default_rng(0)
-        self._budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile_for("qwen2_5_vl").cell)
+        self._cell = gpu_shapes.SHAPES[model].vision.cell
+        self._budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, self._cell)
         self._asked = 0
 
     def image(self) -> Any:
@@ -65,7 +66,7 @@ class Asker:
 
     def patches(self) -> int:
         """Return the number of patches of an image."""
-        return fit_image(self.image(), self._budget).image.size // (3 * profile_for("qwen2_5_vl").cell ** 2) * 4
+        return fit_image(self.image(), self._budget).image.size // (3 * self._cell**2) * 4
 
     def digits(self, count: int) -> str:
         """A text of twice as many tokens, about."""
@@ -162,16 +163,16 @@ async def measure(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     await engine.start(lambda progress: None)
     print(f"ready after {time.perf_counter() - began:.0f} s; milliseconds, medians of {options.count}", flush=True)
-    asker = Asker(engine, folder)
+    asker = Asker(engine, folder, options.model)
     try:
         if options.largest_graph:
             await compare_graphs(asker, options.count, options.largest_graph)
         if options.compare_preparation:
             await compare_preparation(asker, options.count)
-        image = asker.image()
+        image, digits = asker.image(), asker.patches() // 8
         await series("a new image", options.count, lambda number: asker.ask(asker.image(), f"red mug {number}"))
         await series("the same image", options.count, lambda number: asker.ask(image, f"red mug {number}", "same"))
-        await series("as long a text", options.count, lambda number: asker.ask(None, asker.digits(598)))
+        await series("as long a text", options.count, lambda number: asker.ask(None, asker.digits(digits)))
         await series("a short text", options.count, lambda number: asker.ask(None, asker.digits(4)))
         for _ in range(3):
             began = time.perf_counter()

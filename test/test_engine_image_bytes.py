@@ -28,6 +28,8 @@ from robobrain_ros.errors import BadRequestError
 
 OPTIONS = EngineOptions.of(model="/cache/7b")
 CHECKPOINT = Checkpoint(Path("/cache/7b"), True, "qwen2_5_vl", 28, 3136, 12845056, 8192, "bfloat16", 17.0, usual_images=True)
+QWEN3 = replace(CHECKPOINT, model_type="qwen3_vl", cell=32)
+ENCODER_GRAPHS = '{"compilation_config": {"cudagraph_mm_encoder": true}}'
 PREPARED = {"worker_cls": "vllm.v1.worker.cpu_worker.CPUWorker", "mm_device_do_normalize": False}
 """Options for another worker, with images that transformers prepares."""
 
@@ -136,6 +138,25 @@ def test_an_image_is_prepared_without_a_text_and_with_the_same_result(size: tupl
     assert torch.equal(found["pixel_values"], expected["pixel_values"])
     assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
     assert (list(found["input_ids"]) == [[]]) is (size == (252, 280))
+
+
+def test_the_placeholder_of_qwen3_vl_is_not_written_out(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(make_random_checkpoint(tmp_path, "qwen3_vl"))
+    config = SimpleNamespace(vision_config=SimpleNamespace(temporal_patch_size=2))
+    processing = SimpleNamespace(get_hf_processor=lambda: processor, get_hf_config=lambda: config)
+    image_bytes.use_patch_processor(processing)
+    prepare = processing.get_hf_processor()
+    images = [noise(128, 192, 1), noise(64, 96, 2)]
+    placeholder = "<|vision_start|><|image_pad|><|vision_end|>"
+    options = {"images": images, "return_tensors": "pt", **image_bytes.PROCESSOR_ARGUMENTS}
+    found = prepare(text=2 * placeholder, **options)
+    expected = prepare(text=f"Before: {placeholder} After: {placeholder}", **options)
+    assert list(found["input_ids"]) == [[]]
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
 
 
 def test_no_image_and_no_text_need_no_preparation() -> None:
@@ -288,7 +309,11 @@ def test_a_users_capture_sizes_in_the_compilation_settings_are_kept() -> None:
     ("changes", "checkpoint", "choice"),
     [
         ({"tensor_parallel_size": 2}, CHECKPOINT, NATIVE),
-        ({}, replace(CHECKPOINT, model_type="qwen3_vl"), NATIVE),
+        ({}, QWEN3, NATIVE),
+        ({"tensor_parallel_size": 2, "extra": ENCODER_GRAPHS}, QWEN3, NATIVE),
+        ({"extra": '{"compilation_config": {"cudagraph_mm_encoder": false}}'}, QWEN3, NATIVE),
+        ({"extra": '{"compilation_config": 3}'}, QWEN3, NATIVE),
+        ({"extra": ENCODER_GRAPHS}, replace(CHECKPOINT, model_type="llava"), NATIVE),
         ({}, CHECKPOINT, Choice(Operators.OURS, "on", graphs=True)),
     ],
 )
@@ -297,6 +322,24 @@ def test_what_was_not_tested_has_no_graphs_of_the_encoder(
 ) -> None:
     found = arguments.engine_arguments(OPTIONS.changed(**changes), checkpoint, "cuda", choice)
     assert found["compilation_config"] == {"compile_mm_encoder": True}
+
+
+def test_a_user_can_enable_the_graphs_of_cameras_for_qwen3_vl() -> None:
+    options = OPTIONS.changed(extra=ENCODER_GRAPHS, max_num_seqs=8)
+    ours = arguments.engine_arguments(options, QWEN3, "cuda")
+    compilation = arguments.with_extra(ours, options.embedded.extra_arguments())["compilation_config"]
+    assert compilation["cudagraph_mm_encoder"] is True
+    assert compilation["encoder_cudagraph_token_budgets"] == [300, 390, 880, 980]
+    assert compilation["cudagraph_capture_sizes"] == [1, 2, 4, 8, 16, *range(64, 1217, 64)]
+    assert "VLLM_USE_V2_MODEL_RUNNER" in arguments.environment_for({"compilation_config": compilation}, "cuda")
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_an_engine_with_videos_has_graphs_only_with_a_worker_that_encodes_them_without(usual: bool) -> None:
+    checkpoint = replace(CHECKPOINT, video=True, usual_images=usual)
+    found = arguments.engine_arguments(OPTIONS.changed(video="yes"), checkpoint, "cuda")
+    assert found["limit_mm_per_prompt"]["video"]
+    assert found["compilation_config"]["cudagraph_mm_encoder"] is usual
 
 
 class Graphed:

@@ -1,11 +1,13 @@
 """Images of different times as a video, in the real vLLM on the CPU with random weights: tokens, times and pixels."""
 
+import os
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import encoder_graphs
 import numpy as np
 import pytest
 from engine_loop import OnLoop
@@ -16,7 +18,7 @@ from robobrain_ros.engine.base import EngineInfo, Generation, TextDelta
 from robobrain_ros.engine.embedded import arguments, compat
 from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
-from robobrain_ros.engine.embedded.image_bytes import normalizer_of
+from robobrain_ros.engine.embedded.image_bytes import has_words, normalizer_of
 from robobrain_ros.engine.embedded.prompt import Prompts
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import BadImageError, BadRequestError
@@ -51,10 +53,14 @@ class VideoEngine(OnLoop):
 
 @pytest.fixture(scope="module", params=[pytest.param("qwen2_5_vl", marks=pytest.mark.thorough), "qwen3_vl"])
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoEngine]:
-    it = VideoEngine(make_random_checkpoint(tmp_path_factory.mktemp(request.param), request.param))
-    yield it
-    it.wait(it.engine.close(), ANSWER)
-    it.loop.stop(ANSWER)
+    with pytest.MonkeyPatch.context() as patch:
+        # A test calls its own function in the worker.
+        patch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        it = VideoEngine(make_random_checkpoint(tmp_path_factory.mktemp(request.param), request.param))
+        yield it
+        it.wait(it.engine.close(), ANSWER)
+        it.loop.stop(ANSWER)
 
 
 def frames(cell: int, count: int, seed: int = 0) -> list[Any]:
@@ -118,6 +124,21 @@ def test_images_and_videos_alternate(running: VideoEngine) -> None:
     alone = running.tokens(image)
     running.tokens(video(cell, 2))
     assert running.tokens(Generation("image again", QUESTION, frames(cell, 1), 4)) == alone
+
+
+def test_vllms_text_for_an_image_alone_has_no_words(running: VideoEngine) -> None:
+    """The processor of transformers does not tokenize this text."""
+    vllm = running.engine.vllm
+    text = vllm.renderer.get_mm_processor().dummy_inputs.get_dummy_text({"image": 2})
+    assert not has_words(text, compat.image_processing(vllm).get_hf_processor())
+    assert has_words(f"{text}mug", compat.image_processing(vllm).get_hf_processor())
+
+
+def test_cuda_graphs_encode_images_as_vllm_does_without_them_and_no_videos(running: VideoEngine) -> None:
+    image, smaller, narrow, video = (1, 6, 8), (1, 4, 5), (1, 12, 2), (2, 3, 4)
+    call = running.engine.vllm.collective_rpc(encoder_graphs.differences, args=(48, [image, smaller, narrow, video]))
+    [found] = running.wait(call, ANSWER)
+    assert found == [pytest.approx(0.0, abs=1e-5)] * 3 + [None]
 
 
 def test_faulty_videos_are_rejected(running: VideoEngine) -> None:

@@ -29,6 +29,7 @@ _PROMPT_STEP = 64
 """Difference between the prompt lengths that have a CUDA graph. Matrix products work in tiles of at least 64 rows."""
 _TEXT_TOKENS = 192
 """Tokens without the visual tokens up to which a prompt with the largest image of a camera has a CUDA graph."""
+_ENCODER_GRAPHS = "cudagraph_mm_encoder"
 _CAPTURE_SIZES = "cudagraph_capture_sizes"
 _OTHER_CAPTURE_SIZES = {_CAPTURE_SIZES, "max_cudagraph_capture_size", "max_model_len", "max_num_seqs", "speculative_config"}
 """Arguments and compilation settings of vLLM that conflict with this module's capture sizes."""
@@ -84,7 +85,9 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
         )
         arguments[_COMPILATION] = {"compile_mm_encoder": True} | graphs
         if graphs and arguments["limit_mm_per_prompt"]["video"]:
-            arguments[_COMPILATION] |= compat.no_encoder_graphs_of_videos()
+            # Only the workers for images as bytes can encode images with graphs, and videos without them.
+            with_bytes = sends_bytes(checkpoint, device, choice)
+            arguments[_COMPILATION] |= compat.no_encoder_graphs_of_videos() if with_bytes else {_ENCODER_GRAPHS: False}
     flagos_worker = TUNING_WORKER if choice.tunes else TABLE_WORKER if choice.by_shape else ""
     if sends_bytes(checkpoint, device, choice):
         arguments["worker_cls"] = flagos_worker or image_bytes.WORKERS[device]
@@ -136,8 +139,16 @@ def with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, An
 
 
 def _has_camera_graphs(options: EngineOptions, checkpoint: Checkpoint, choice: Choice) -> bool:
-    """Return whether the engine uses `camera_graphs`. They were tested only with Qwen2.5-VL on one GPU."""
-    return checkpoint.model_type == "qwen2_5_vl" and options.embedded.gpus == 1 and choice.native_graphs
+    """Return whether the engine uses `camera_graphs`.
+
+    They were tested only with Qwen2.5-VL on one GPU. With Qwen3-VL, for which vLLM also has CUDA graphs of the encoder, they are
+    used only if ``engine.extra`` sets ``cudagraph_mm_encoder``.
+    """
+    if options.embedded.gpus != 1 or not choice.native_graphs:
+        return False
+    compilation = options.embedded.extra_arguments().get(_COMPILATION)
+    requested = isinstance(compilation, dict) and compilation.get(_ENCODER_GRAPHS) is True
+    return checkpoint.model_type == "qwen2_5_vl" or (checkpoint.model_type == "qwen3_vl" and requested)
 
 
 def camera_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: int, context: int) -> dict[str, Any]:
@@ -154,7 +165,7 @@ def camera_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: in
     images = {round(width / cell) * round(height / cell) for width, height in _CAMERA_SIZES}
     images = {size for size in images if size < most} | {most}
     return {
-        "cudagraph_mm_encoder": True,
+        _ENCODER_GRAPHS: True,
         "encoder_cudagraph_token_budgets": sorted(images),
         "encoder_cudagraph_max_vision_items_per_batch": 1,
         _CAPTURE_SIZES: sorted(_decoding_sizes(options.max_num_seqs) | {size for size in _prompt_sizes(most) if size <= context}),
@@ -219,7 +230,7 @@ def environment_for(arguments: dict[str, Any], device: str) -> dict[str, str | N
         # By default, vLLM prepares images in one thread.
         variables["OMP_NUM_THREADS"] = str(min(_IMAGE_THREADS, max(1, len(os.sched_getaffinity(0)) // 2)))
     compilation = arguments.get(_COMPILATION)
-    if isinstance(compilation, dict) and compilation.get("cudagraph_mm_encoder"):
+    if isinstance(compilation, dict) and compilation.get(_ENCODER_GRAPHS):
         variables |= compat.runner_of_encoder_graphs()
     return variables
 

@@ -9,6 +9,7 @@ bytes, bit for bit.
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,15 +199,16 @@ def _with_all_steps(video_processor: Any, frames: int) -> Any:
 def _without_placeholder_texts(processor: type[Any]) -> type[Any]:
     """Return a subclass of a processor of transformers that prepares only the images if the text has no words.
 
-    To prepare an image alone, vLLM up to 0.27 passes a text that contains only the placeholder of the image, and drops the tokens
-    of this text. The processor of transformers writes the placeholder once for each visual token, and tokenizes all of them. For
-    an image of 1280x720, this took 5.6 of 9.9 ms. If all images of a request are known, vLLM passes no image and an empty text.
+    To prepare an image alone, vLLM passes a text that contains only the placeholder of the image, and drops the tokens of this
+    text: up to 0.27 for both types of models, and later only for Qwen3-VL. The processor of transformers writes the placeholder
+    once for each visual token, and tokenizes all of them. For an image of 1280x720, this took 5.6 of 9.9 ms. If all images of a
+    request are known, vLLM passes no image and an empty text.
     """
 
     class WithoutPlaceholderTexts(processor):  # type: ignore[misc]
         @functools.wraps(processor.__call__)  # vLLM reads the names of the options from the signature.
         def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
-            if isinstance(text, str) and not text.replace(self.image_token, ""):
+            if isinstance(text, str) and not has_words(text, self):
                 prepared = prepared_alone(self.image_processor, images, options)
                 if prepared is not None:
                     return prepared
@@ -214,6 +216,16 @@ def _without_placeholder_texts(processor: type[Any]) -> type[Any]:
             return super().__call__(images=images, text=text, **options)
 
     return WithoutPlaceholderTexts
+
+
+def has_words(text: str, processor: Any) -> bool:
+    """Return whether a text for a processor of transformers contains more than placeholders of images.
+
+    vLLM writes the placeholder of Qwen3-VL with the tokens before and after the image.
+    """
+    for name in ("image_token", "vision_start_token", "vision_end_token"):
+        text = text.replace(getattr(processor, name, ""), "")
+    return bool(text)
 
 
 def prepared_alone(processor: PatchProcessor, images: Any, options: Mapping[str, Any]) -> Any:
@@ -261,6 +273,17 @@ def take_bytes(model: Any, normalize: Callable[[Any], Any]) -> None:
             setattr(model, name, on_dictionary(getattr(model, name)))
 
 
+def encode_videos_without_graphs(model: Any) -> None:
+    """Make vLLM use CUDA graphs of the image encoder only for images.
+
+    The graphs of `camera_graphs` take one image. vLLM would also use them for videos with few visual tokens, and fail, because a
+    video has one sequence of patches for each pair of frames.
+    """
+    if hasattr(model, "get_encoder_cudagraph_config"):
+        configure = model.get_encoder_cudagraph_config
+        model.get_encoder_cudagraph_config = lambda: replace(configure(), modalities=["image"])
+
+
 class ImageBytesMixin:
     """Mixin of a worker class of vLLM: its model accepts images as bytes if the engine sends bytes."""
 
@@ -272,3 +295,4 @@ class ImageBytesMixin:
         config = worker.vllm_config.model_config
         if config.multimodal_config is not None and are_requested(config.multimodal_config.mm_processor_kwargs):
             take_bytes(worker.get_model(), normalizer_of(config))
+            encode_videos_without_graphs(worker.get_model())
