@@ -35,7 +35,7 @@ from robobrain_ros.evaluation import plans
 from robobrain_ros.evaluation.conditions import KINDS, condition_about
 from robobrain_ros.evaluation.exam import FIRST_TRAINING_SEED
 from robobrain_ros.evaluation.question import Question
-from training import network
+from training import network, robots
 from training.batches import (
     BUDGETS,
     CAMERAS,
@@ -89,6 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and state")
     parser.add_argument("--steps", type=int, default=1200, help="number of steps of the whole run")
     parser.add_argument("--views", type=int, default=4, help="images in each step; half show tables on which objects were moved")
+    parser.add_argument("--robots", type=int, default=0, help="questions about random robots for each image in a step")
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate; it decreases to zero over the last 60 %%")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -123,7 +124,7 @@ class Tuner:
 
     def texts(self) -> list[str]:
         """Return the texts that become one token each."""
-        return new_tokens()
+        return new_tokens() + (robots.new_tokens() if self.options.robots else [])
 
     def _spell(self, added: list[str], known: Packer) -> None:
         """Initialise the embedding of each new token with the mean of the tokens that spelled its text before.
@@ -224,11 +225,10 @@ class Tuner:
         (self.options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def changed_view(view: View, rng: random.Random, conditions: int = 0) -> tuple[View, list[Example]]:
-    """Return a view of the table after some steps towards a goal, and questions about it.
-
-    :param conditions: number of additional questions that are answered with yes or no.
-    """
+def changed_view(
+    packer: Packer, view: View, rng: random.Random, conditions: int = 0, robot_questions: int = 0
+) -> tuple[View, list[Example]]:
+    """Return a view of the table after some steps towards a goal, and questions about it. See `make_batch`."""
     scene, size, _ = view
     situation = _situation(scene, rng)
     now = situation.world.render()
@@ -240,6 +240,7 @@ def changed_view(view: View, rng: random.Random, conditions: int = 0) -> tuple[V
     asked.append(absent.question(rng.choice(tuple(PlanMode)), rng))
     examples = [_example(question, rng) for question in asked]
     examples += condition_examples(now, situation.world.table, rng, conditions)
+    examples += robots.later_examples(packer, situation, scene, rng, robot_questions)
     return (now, size, model_image(now, size)), examples
 
 
@@ -271,11 +272,14 @@ def _example(question: Question, rng: random.Random) -> Example:
     return Example(question, rng.random() < SHARE_OF_THINKING)
 
 
-def make_batch(packer: Packer, seed: int, step: int, count: int, first: int = 0, conditions: int = 0) -> Arrays:
+def make_batch(
+    packer: Packer, seed: int, step: int, count: int, first: int = 0, conditions: int = 0, robot_questions: int = 0
+) -> Arrays:
     """Return the batch of a step. It depends only on the arguments.
 
     :param first: 1: the first image shows a table on which objects were moved; 0: the second one does.
     :param conditions: number of additional questions about each image that are answered with yes or no.
+    :param robot_questions: number of additional questions about each image that ask for plans for random robots.
     """
     rng = random.Random(f"plans {seed} {step}")
     camera, budget = rng.choice(CAMERAS), rng.choice(BUDGETS)
@@ -284,10 +288,11 @@ def make_batch(packer: Packer, seed: int, step: int, count: int, first: int = 0,
     for index in range(count):
         view = random_view(rng, camera, budget)
         if (index + first) % 2:
-            view, asked = changed_view(view, rng, conditions)
+            view, asked = changed_view(packer, view, rng, conditions, robot_questions)
         else:
             asked = examples_about(view[0], rng, 12) + first_examples(view[0], rng)
             asked += condition_examples(view[0], Table(tuple(thing.name for thing in view[0].objects)), rng, conditions)
+            asked += robots.first_examples(packer, view[0], rng, robot_questions)
         views.append(view)
         examples.append(asked)
     return packer.batch(views, examples)
@@ -363,7 +368,8 @@ def main() -> None:
     last = saved = time.monotonic()
     reported = tuner.step
     while tuner.step < options.steps:
-        tuner.learn(make_batch(tuner.packer, options.seed, tuner.step, options.views))
+        batch = make_batch(tuner.packer, options.seed, tuner.step, options.views, robot_questions=options.robots)
+        tuner.learn(batch)
         if time.monotonic() - last > 15:
             pace = round((tuner.step - reported) / (time.monotonic() - last), 3)
             print(json.dumps({"step": tuner.step, **tuner.report(), "steps_per_second": pace}), flush=True)
@@ -373,7 +379,9 @@ def main() -> None:
             saved = time.monotonic()
     tuner.save()
     if options.evaluate:
-        print(json.dumps(evaluate(tuner.model, tuner.packer, options.evaluate), indent=1), flush=True)
+        results = evaluate(tuner.model, tuner.packer, options.evaluate)
+        results |= robots.evaluate(tuner.model, tuner.packer, options.evaluate) if options.robots else {}
+        print(json.dumps(results, indent=1), flush=True)
 
 
 if __name__ == "__main__":

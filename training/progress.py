@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from training import clips, plans
+from training import clips, plans, robots
 from training.batches import Arrays, Packer
 from training.muon import Muon
 from training.progress_batches import (
@@ -78,6 +78,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--comparisons", type=int, default=7, help="comparisons of each rollout")
     parser.add_argument("--views", type=int, default=1, help="images with earlier questions in each step")
     parser.add_argument("--conditions", type=int, default=6, help="questions with yes or no about each of these images")
+    parser.add_argument("--robots", type=int, default=0, help="questions about plans for random robots for each of these images")
     parser.add_argument("--clips", type=int, default=0, help="questions about several images: number of clips in each step")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of AdamW")
     parser.add_argument("--muon-rate", type=float, default=0.005, help="learning rate of Muon; 0: AdamW for all weights")
@@ -111,7 +112,8 @@ def make_step(packer: Packer, options: argparse.Namespace, seed: int, step: int)
     earlier = clip_batch = None
     if options.views:
         # With one view, even steps show tables at the start, and odd steps tables after some steps.
-        earlier = plans.make_batch(packer, seed + 7, step, options.views, first=step % 2, conditions=options.conditions)
+        counts = {"conditions": options.conditions, "robot_questions": options.robots}
+        earlier = plans.make_batch(packer, seed + 7, step, options.views, first=step % 2, **counts)
     if options.clips:
         clip_batch = clips.make_batch(packer, seed + 11, step, options.clips)
     return Step(tree, earlier, clip_batch)
@@ -205,7 +207,7 @@ class ProgressTuner(plans.Tuner):
 
     def texts(self) -> list[str]:
         """See `plans.Tuner.texts`."""
-        return new_tokens() + clips.new_tokens()
+        return new_tokens() + clips.new_tokens() + (robots.new_tokens() if self.options.robots else [])
 
     def _spell(self, added: list[str], known: Any) -> None:
         """Initialise the new tokens. The parts of the prompt start from tokens with a similar purpose.

@@ -24,7 +24,7 @@ from robobrain_ros.core.progress import Perspective
 from robobrain_ros.evaluation.exam import FIRST_SEED
 from robobrain_ros.evaluation.progress_measures import ALARM, Course, Scores, course_of, rows_of, table
 from robobrain_ros.evaluation.rollouts import Rollout, make_rollout
-from training import clips, plans, score
+from training import clips, plans, robots, score
 from training.batches import Packer
 from training.progress_batches import CAMERA, MINUS, PLUS, ZERO, Indices, ProgressPacker, Sample, Tree, collate, whole_sample
 from training.progress_model import ProgressReader
@@ -129,6 +129,7 @@ def main() -> None:
             **plans.evaluate_conditions(reader.model, packer, options.questions, options.device),
             **clips.evaluate(reader.model, packer, options.questions, options.device),
             **plans.evaluate(reader.model, packer, few, options.device, chunk=64),
+            **robots.evaluate(reader.model, packer, few, options.device, chunk=64),
             **score.evaluate(reader.model, packer, few, options.device),
         }
         print(json.dumps(results, indent=1), flush=True)

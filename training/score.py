@@ -27,15 +27,24 @@ def answer_all(
     views: list[tuple[Scene, FittedSize, RgbImage]],
     examples: list[Example],
     device: str,
+    longest: int = LONGEST_ANSWER,
 ) -> list[str]:
-    """Return greedy answers to one question about each image. All images must have the same size."""
+    """Return greedy answers to one question about each image. All images must have the same size.
+
+    :param longest: most tokens of an answer.
+    """
     batch = packer.batch(views, [[] for _ in views])
-    return answer_batch(model, packer, batch, [packer.prompt(example) for example in examples], device)
+    return answer_batch(model, packer, batch, [packer.prompt(example) for example in examples], device, longest)
 
 
 @torch.no_grad()
 def answer_batch(
-    model: Qwen2_5_VLForConditionalGeneration, packer: Packer, batch: Arrays, prompts: list[list[int]], device: str
+    model: Qwen2_5_VLForConditionalGeneration,
+    packer: Packer,
+    batch: Arrays,
+    prompts: list[list[int]],
+    device: str,
+    longest_answer: int = LONGEST_ANSWER,
 ) -> list[str]:
     """Return greedy answers to one prompt about the images of each row of a batch without questions."""
     head = batch["head"]
@@ -67,7 +76,7 @@ def answer_batch(
     place, ended = places[:, :, -1:], torch.zeros(len(prompts), dtype=torch.bool, device=device)
     token, written = model.lm_head(hidden[:, -1]).argmax(-1), []
     end = model.config.text_config.eos_token_id
-    for _ in range(LONGEST_ANSWER):
+    for _ in range(longest_answer):
         written.append(token)
         ended |= token == end
         if bool(ended.all()):
