@@ -133,3 +133,16 @@ def test_a_played_bag_of_the_demo_publishes_its_static_transform_to_tf2(tmp_path
     [profile] = profiles(tmp_path / "bag")["/tf_static"]
     assert profile.durability.name == "TRANSIENT_LOCAL"
     assert profile.reliability.name == "RELIABLE"
+
+
+def test_the_advice_for_a_killed_recording_fits_its_file(program: Program, tmp_path: Path) -> None:
+    """`ros2 bag reindex` alone does not repair an MCAP without an end: rosbags cannot read it."""
+    path = write_bag(tmp_path / "in", images())
+    (path / "metadata.yaml").unlink()
+    begin = f"The folder {path} has no metadata.yaml, so the recording did not end properly."
+    sentence = rejected(program, path, tmp_path / "out", *POINT)
+    assert sentence == f"{begin} Run `ros2 bag reindex` on it, or name the file in it instead of the folder."
+    data = (path / "in.mcap").read_bytes()
+    (path / "in.mcap").write_bytes(data[:-100])
+    sentence = rejected(program, path, tmp_path / "out", *POINT)
+    assert sentence.startswith(f"{begin} in.mcap has no end. Run `mcap recover {path}/in.mcap -o OUT.mcap`, or first ")

@@ -19,6 +19,9 @@ _FILES = (".mcap", ".db3", ".bag", ".zstd", ".yaml")
 _LARGEST_METADATA = 16 << 20
 """Bytes of metadata.yaml. It has one entry for each topic and each file."""
 
+_MAGIC = b"\x89MCAP0\r\n"
+"""The last bytes of a complete MCAP."""
+
 
 @dataclass(frozen=True)
 class Topic:
@@ -76,8 +79,7 @@ class Source:
             raise BagError(f"There is no bag {self.path}.")
         if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
             raise BagError(
-                f"The folder {self.path} has no metadata.yaml, so the recording did not end properly. Run `ros2 bag reindex` on "
-                "it, or name the file in it instead of the folder."
+                f"The folder {self.path} has no metadata.yaml, so the recording did not end properly. {self._repair()}"
             )
         if not self.path.is_dir() and self.path.suffix not in (".bag", ".mcap", ".db3"):
             raise BagError(f"{self.path} is no bag: its name does not end in .mcap, .db3 or .bag, and it is no folder.")
@@ -90,6 +92,16 @@ class Source:
         except Exception as error:
             raise self.damaged(error) from error
         return reader
+
+    def _repair(self) -> str:
+        """Return how to repair a killed recording. `ros2 bag reindex` writes metadata.yaml, but no end of an MCAP."""
+        for file in sorted(self.path.glob("*.mcap")):
+            if file.is_file() and not _has_end(file):
+                return (
+                    f"{file.name} has no end. Run `mcap recover {file} -o OUT.mcap`, or first `ros2 bag reindex {self.path}` and "
+                    f"then `ros2 bag convert -i {self.path} -o OPTIONS.yaml`, and name the new bag."
+                )
+        return "Run `ros2 bag reindex` on it, or name the file in it instead of the folder."
 
     def _check_files(self) -> None:
         """Check what would be opened: a named pipe without a writer would block, and a device never ends.
@@ -159,3 +171,9 @@ class Source:
     def close(self) -> None:
         """Close the files."""
         self._reader.close()
+
+
+def _has_end(file: Path) -> bool:
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - len(_MAGIC)))
+        return stream.read() == _MAGIC
