@@ -60,6 +60,31 @@ def test_wrong_arguments_are_reported_in_a_sentence(arguments: list[str], said: 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("keystore", ["none", "empty enclave"])
+@pytest.mark.parametrize("module", ["cli.robobrain", "cli.ask", "demo.camera", "demo.executor", "live.main"])
+def test_a_program_without_keys_names_the_page_about_security(
+    module: str, keystore: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text of rcl is "failed to initialize rcl: error not set" or "couldn't find all security files!"."""
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    monkeypatch.setenv("ROS_SECURITY_STRATEGY", "Enforce")
+    monkeypatch.setenv("ROS_SECURITY_ENCLAVE_OVERRIDE", "/robobrain")
+    if keystore != "none":
+        (tmp_path / "enclaves" / "robobrain").mkdir(parents=True)
+        monkeypatch.setenv("ROS_SECURITY_KEYSTORE", str(tmp_path))
+    given = {"cli.ask": ["point", "the mug"], "demo.executor": ["put the mug into the bowl"], "live.main": ["--port", "0"]}
+    program = [
+        sys.executable,
+        "-c",
+        f"import sys; from robobrain_ros.{module} import main; sys.exit(main())",
+        *given.get(module, []),
+    ]
+    done = subprocess.run(program, capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
+    assert done.returncode != 0
+    assert "set ROS_SECURITY_KEYSTORE, and an enclave that was created for this ROS_DOMAIN_ID" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("module", ["robobrain_ros.cli.robobrain", "robobrain_ros.demo.camera"])
 @pytest.mark.parametrize(("kind", "said"), [("pipe", "it is a named pipe (FIFO)"), ("huge", "it is larger than 262144 bytes")])
 def test_a_parameter_file_that_takes_rcl_long_ends_the_program(module: str, kind: str, said: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from robobrain_ros.core.query import Answer, RgbImage, Task
 from robobrain_ros.errors import BadRequestError, NotReadyError, OutcomeCode, RoboBrainError, outcome_code
 from robobrain_ros.ros.client import TaskClient, query_options, to_answer
 from robobrain_ros.ros.messages.conversions import read_image_message
+from robobrain_ros.ros.process.rcl_errors import explain
 from robobrain_ros.ros.tasks import TASKS
 
 _APPEARANCE = 5.0
@@ -66,8 +67,8 @@ def ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
     try:
         # rclpy must not handle Ctrl-C. `_Asker` handles it while it waits, and Python otherwise.
         rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # rcl cannot read an argument.
-        return Reply(OutcomeCode.BAD_REQUEST, str(error).splitlines()[0], Answer(task, ""))
+    except RuntimeError as error:  # rcl cannot read an argument or the keystore.
+        return Reply(OutcomeCode.BAD_REQUEST, explain(error), Answer(task, ""))
     try:
         return _ask(task, options)
     except RoboBrainError as error:
@@ -82,6 +83,8 @@ def _ask(task: Task, options: argparse.Namespace) -> Reply:
         client = _Asker(f"ask_{os.getpid()}", robobrain=name, tasks=[task])
     except rclpy.exceptions.InvalidServiceNameException as error:
         raise BadRequestError(f"{name!r} is not a valid node name.") from error
+    except RuntimeError as error:  # From rcl.
+        raise BadRequestError(explain(error)) from error
     try:
         with client.interruptible():
             return _ask_with(client, task, options, name)

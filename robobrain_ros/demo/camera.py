@@ -30,6 +30,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from robobrain_ros.demo.encodings import ENCODINGS, encode_image
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.ros.process.command_line import check_parameter_files, own_arguments
+from robobrain_ros.ros.process.rcl_errors import explain
 from robobrain_ros.ros.views.markers import text_scale
 
 TABLE_FRAME = "table"
@@ -221,11 +222,15 @@ def main() -> None:
     )
     parser.parse_args(own_arguments(sys.argv[1:]))
     check_parameter_files("demo_camera", sys.argv[1:])
-    rclpy.init()
     try:
-        rclpy.spin(DemoCamera())
+        rclpy.init()
+        camera = DemoCamera()
     except (ValueError, ParameterException) as error:
         sys.exit(f"The demo camera cannot start: {error}")
+    except RuntimeError as error:  # From rcl.
+        sys.exit(f"The demo camera cannot start: {explain(error)}")
+    try:
+        rclpy.spin(camera)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

@@ -42,6 +42,7 @@ from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import NotReadyError, OutcomeCode, RoboBrainError, StaleImageError, outcome_code
 from robobrain_ros.ros.client import TaskClient, query_options, to_answer
 from robobrain_ros.ros.limits import MOST_TIMEOUT
+from robobrain_ros.ros.process.rcl_errors import explain
 
 _MOST_TRIES = 20
 """Most repetitions of a request until its answer is about an image that was taken after the last step."""
@@ -319,10 +320,13 @@ def main() -> None:
         printer.finish()
         print(line, flush=True)
 
-    rclpy.init()
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed % 2**32))
     try:
-        client = TaskClient("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
+        try:
+            rclpy.init()
+            client = TaskClient("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
+        except RuntimeError as error:  # From rcl.
+            sys.exit(f"demo_executor: {explain(error)}")
         approaching = options.grasp == "approach"
         camera = WorldCamera(client, world, options.camera, (lambda scene: scene.depth) if approaching else None)  # noqa: F841
         node: dict[str, Any] = {"robobrain": options.robobrain, "camera": options.camera, "timeout": options.timeout}

@@ -26,6 +26,7 @@ from robobrain_ros.live.ros_camera import CameraInput, Topics, guess_depth, info
 from robobrain_ros.live.ros_markers import Markers
 from robobrain_ros.live.ros_reading import read_entry, read_status, values_of
 from robobrain_ros.live.ros_request import Requests
+from robobrain_ros.ros.process.rcl_errors import explain
 from robobrain_ros.ros.tasks import TASKS
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class RosSource:
             self._requests = Requests(self._node, self._name, feed)
         except Exception as error:  # From rclpy: a name, a namespace or an argument is invalid.
             rclpy.try_shutdown(context=self._context)
-            raise LiveViewError(f"The live view cannot use ROS: {' '.join(str(error).split())}") from error
+            raise LiveViewError(f"The live view cannot use ROS: {explain(error)}") from error
         self._depth, self._info = (self._node.resolve_topic_name(topic) if topic else "" for topic in (depth, info))
         self._camera = CameraInput(self._node, most_points)
         self._chosen = ""

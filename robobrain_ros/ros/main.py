@@ -19,16 +19,12 @@ from robobrain_ros.ros.engine_setup import NAME_A_MODEL
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.process import shutdown
 from robobrain_ros.ros.process.command_line import check_parameter_files, own_arguments
+from robobrain_ros.ros.process.rcl_errors import explain
 from robobrain_ros.ros.process.transport_profile import free_taken_messages
 
 _SAME_SIGNAL = 1.0
 """Signals within this number of seconds count as one. For example, Ctrl-C reaches both the node and launch, which forwards it."""
 
-_LOG_ADVICE = (
-    ". Set the environment variable ROS_LOG_DIR to a writable folder, or start without a log file "
-    "(--ros-args --disable-external-lib-logs)."
-)
-"""Advice if rcl cannot write its log file."""
 _FAULTS_IN_A_ROW = 10
 """Number of failed rounds of the executor in a row after which it pauses between rounds, so that it does not use a whole core."""
 _PAUSE = 0.1
@@ -101,14 +97,14 @@ def main(args: list[str] | None = None, default_model: Path | None = None) -> No
     stop = _Stop()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # From rcl: an argument is malformed, or the log file cannot be written.
-        sys.exit(f"robobrain: {error}{_LOG_ADVICE if 'Failed opening file' in str(error) else ''}")
+    except RuntimeError as error:  # From rcl: an argument is malformed, or the log file or the keystore cannot be opened.
+        sys.exit(f"robobrain: {explain(error)}")
     try:
         node = RoboBrainNode(default_model=default_model)
     except ParameterException as error:
         _refuse_to_start(f"A parameter is wrong: {_explain(error)}")
-    except Exception as error:  # From rclpy: a name, a namespace or a parameter file is invalid.
-        _refuse_to_start(f"The node cannot start: {type(error).__name__}: {' '.join(str(error).split())}")
+    except Exception as error:  # From rclpy: a name, a namespace or a parameter file is invalid, or the enclave is missing.
+        _refuse_to_start(f"The node cannot start: {type(error).__name__}: {explain(error)}")
     node.stop_requested = lambda: stop.requested
     executor = SingleThreadedExecutor()
     executor.add_node(node)
