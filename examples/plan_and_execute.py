@@ -22,6 +22,7 @@ from robobrain_ros.msg import DoneStep, Outcome, Place, Plan, PlanContext, PlanS
 from robobrain_ros.srv import MakePlan
 
 TRIES = 20
+"""Largest number of plan requests."""
 LIMIT = 60.0
 """Seconds to wait for a response."""
 TIMEOUT = LIMIT - 10.0
@@ -95,7 +96,7 @@ def main() -> None:
             if problem:
                 executed = []
                 break
-    sys.exit(f"The task is not done after {TRIES} plans. Does the camera stamp its images with the node's clock?")
+    sys.exit(f"The task is not done after {TRIES} requests. Does the camera stamp its images with the node's clock?")
 
 
 if __name__ == "__main__":

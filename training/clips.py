@@ -1,6 +1,6 @@
 """Questions about several images of one view (`evaluation.moments`) as arrays, and scores of the answers.
 
-The prompt is that of the node for images of different times, if the engine does not take them as a video.
+The prompt is the one with which the node asks about images of different times, if the engine does not take them as a video.
 """
 
 import random

@@ -1,6 +1,6 @@
 """Questions about several images of one view, from the oldest to the newest: what moved, and what fell.
 
-The images are frames of a rollout. The answers compare the layouts of the frames, so they are exact.
+The images are frames of a rollout. The answers follow from the layouts of the frames, so they are exact.
 """
 
 import math
@@ -31,8 +31,9 @@ _DISTURBANCES: dict[Disturbance | None, float] = {
     Disturbance.TAKEN: 0.12,
 }
 _SHARE_OF_DISTURBANCES = 0.8
-"""Share of the clips that show the rollout's disturbance, if it has one."""
+"""Probability that a clip must show the rollout's disturbance, if it has one."""
 _LONGEST_STRIDE = 3
+"""Largest number of frames of the rollout from one image of a clip to the next."""
 _SHORTEST, _LONGEST = 0.3, 2.0
 """Seconds between two successive images of a clip."""
 _NEXT_SEED = 1_000_003
@@ -44,7 +45,7 @@ class Clip:
     """Frames of a rollout, from the oldest to the newest.
 
     :param times: the time of each frame in seconds before the newest one, see `core.query.Query.image_times`.
-    :param moved: names of the objects whose places in the first and in the last frame differ.
+    :param moved: names of the objects whose positions in the first and in the last frame differ by more than `_FAR`.
     :param fallen: names of the objects that fell between the first and the last frame.
     """
 

@@ -22,7 +22,7 @@ FUSION = "fusion"
 SUCCESS = 0.9
 """Progress of the last frame from which a rollout counts as successful."""
 ALARM = WatchLimits(success=1.0)
-"""An alarm is what ends a watched task by default: see `core.watching`. In a task with many steps, a slip can undo less."""
+"""What counts as an alarm: the default limits of `core.watching` for a regression. A success does not end a rollout."""
 FRAMES_TO_DETECT = 2
 """Frames in which a slip must be detected: the first one that shows it, and the next one."""
 
@@ -35,7 +35,7 @@ class Course:
     :param disturbances: for each frame, the disturbance that it shows for the first time, or None.
     :param estimates: estimated progress of each frame for each perspective and `FUSION`. The first frame is the start: 0.
     :param codes: number of requests by outcome code.
-    :param seconds: time of all requests.
+    :param seconds: time to render the rollout and to estimate its progress.
     """
 
     task: str
@@ -118,7 +118,7 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def first_alarm(progress: Sequence[float], limits: WatchLimits = ALARM) -> int | None:
-    """Return the frame at which a watched task would end, because its progress has decreased; None: at no frame."""
+    """Return the first frame at which the progress has regressed; None: at no frame."""
     watch = TaskWatch(limits, 0.0)
     states = [watch.add(float(index), value) for index, value in enumerate(progress)]
     return states.index(WatchState.REGRESSED) if WatchState.REGRESSED in states else None

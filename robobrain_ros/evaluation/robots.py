@@ -8,10 +8,10 @@ Robots for the evaluation (``unseen``) have words that no robot for training has
 
 - The robot's name, and the name of at least one skill that plans need, are always held out.
 - Each other name of such a skill, and each description, is held out with probability 0.5.
-- In half of the robots, the name of one argument (object, place or relation) is held out.
+- In about 40 % of the robots, the name of one argument (object, place or relation) is held out.
 - Half of the values of a relation that are not "in", "on" and "beside" are held out.
 
-So no robot for the evaluation occurs in training. The names of unneeded skills and of optional arguments are the same.
+So no robot for the evaluation occurs in training. The names of unneeded skills and of optional arguments are those of training.
 """
 
 import json
@@ -74,7 +74,7 @@ class Meaning:
         return self.action == step.skill and (self.action == "pick" or step.relation in self.values)
 
     def read(self, arguments: Mapping[str, Any], held: str) -> Step:
-        """Return the step of the simulator, which rejects unknown objects, and an empty relation for an unknown value.
+        """Return the step of the simulator. An unknown value gives an empty relation, which the simulator rejects like unknown objects.
 
         :param held: the object in the gripper.
         """
