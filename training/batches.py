@@ -146,9 +146,9 @@ class Packer:
         """Return a batch of B views. Each row has the tokens of the image, and then the tokens of all questions about it.
 
         ``ids`` (B, L) are the token ids. ``segment`` (B, L) is 0 for the image, a number for each question, and -1 for padding.
-        ``targets`` (4, B, L) are the label, the number and the ids of two objects of the *next* token. ``cells`` (B, ids, cells)
-        states whether an object covers a cell, and ``helper`` is the result of `_helper`. ``positions`` (3, B, L) are those of the tokens.
-        ``images`` are those of the views, for the model.
+        ``targets`` (4, B, L) are the label, the number and the ids of two objects of the *next* token. ``positions`` (3, B, L)
+        are those of the tokens. ``cells`` (B, ids, cells) states whether an object covers a cell. ``helper`` (B, cells, 6) is the
+        result of `_helper`. ``images`` (B, height, width, 3) are those of the views, for the model.
         """
         size = views[0][1]
         head = self.head(1, (size.model_height, size.model_width))

@@ -74,7 +74,7 @@ class Meaning:
         return self.action == step.skill and (self.action == "pick" or step.relation in self.values)
 
     def read(self, arguments: Mapping[str, Any], held: str) -> Step:
-        """Return the step of the simulator. An unknown value gives an empty relation, which the simulator rejects like unknown objects.
+        """Return the step of the simulator. An unknown value gives an empty relation, which the simulator rejects.
 
         :param held: the object in the gripper.
         """
