@@ -12,6 +12,7 @@ from bag_rig import BEGIN, Program, counts, write_bag
 from test_bags_faults import ANSWER, POINT, images, rejected, write_text
 
 from robobrain_ros.bags.messages import CAMERA_INFO, IMAGE, ros2_types
+from robobrain_ros.bags.profiles import latched
 from robobrain_ros.demo import recording
 
 pytest.importorskip("rosbags", reason="rosbags is not installed")
@@ -146,3 +147,18 @@ def test_the_advice_for_a_killed_recording_fits_its_file(program: Program, tmp_p
     (path / "in.mcap").write_bytes(data[:-100])
     sentence = rejected(program, path, tmp_path / "out", *POINT)
     assert sentence.startswith(f"{begin} in.mcap has no end. Run `mcap recover {path}/in.mcap -o OUT.mcap`, or first ")
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_reindexed_bag_is_read_whole(program: Program, tmp_path: Path, storage: str) -> None:
+    """`ros2 bag reindex` writes other QoS profiles to metadata.yaml than the file has: depth 10 instead of 0."""
+    from rosbags.rosbag2.metadata import dump_qos_v8
+
+    path = write_bag(tmp_path / "in", images(), storage=storage)
+    metadata = yaml.safe_load((path / "metadata.yaml").read_text())
+    [topic] = metadata["rosbag2_bagfile_information"]["topics_with_message_count"]
+    topic["topic_metadata"]["offered_qos_profiles"] = dump_qos_v8(latched(depth=10))
+    (path / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    done = program(ANSWER, path, tmp_path / "out", *POINT, "--copy-topics")
+    assert done.code == 0, done.err
+    assert counts(tmp_path / "out") == {"/robobrain/affordances": 3, "/camera/image": 3}

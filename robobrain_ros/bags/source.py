@@ -87,6 +87,7 @@ class Source:
             self._check_files()
             reader = Reader1(self.path) if self.is_ros1 else Reader2(self.path)
             reader.open()
+            _match_connections(reader)
         except BagError:
             raise
         except Exception as error:
@@ -171,6 +172,18 @@ class Source:
     def close(self) -> None:
         """Close the files."""
         self._reader.close()
+
+
+def _match_connections(reader: Any) -> None:
+    """Make the topics of the files fit those of metadata.yaml.
+
+    rosbags yields no message of a topic whose QoS profiles differ between both. `ros2 bag reindex` replaces the depth 0 by 10.
+    """
+    for storage in getattr(getattr(reader, "storage", None), "storages", ()):  # Only a folder of rosbag2 has both.
+        for number, inner in enumerate(storage.connections):
+            fitting = [it for it in reader.connections if (it.topic, it.msgtype) == (inner.topic, inner.msgtype)]
+            if fitting and all(it.ext != inner.ext for it in fitting):
+                storage.connections[number] = inner._replace(ext=fitting[0].ext)
 
 
 def _has_end(file: Path) -> bool:
