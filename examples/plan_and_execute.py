@@ -21,12 +21,9 @@ from rclpy.utilities import remove_ros_args
 from robobrain_ros.msg import DoneStep, Outcome, Place, Plan, PlanContext, PlanStep, QueryOptions, Robot, Skill
 from robobrain_ros.srv import MakePlan
 
-TRIES = 20
-"""Largest number of plan requests."""
-LIMIT = 60.0
-"""Seconds to wait for a response."""
-TIMEOUT = LIMIT - 10.0
-"""Seconds after which the node ends a request, at the latest. Its response then arrives before `LIMIT`."""
+TRIES = 20  # Largest number of plan requests.
+LIMIT = 60.0  # Seconds to wait for a response.
+TIMEOUT = LIMIT - 10.0  # Seconds after which the node ends a request, at the latest. Its response then arrives before `LIMIT`.
 OBJECT = {"type": "string", "format": "object"}  # One of the scene's objects.
 PUT = {"object": OBJECT, "relation": {"type": "string", "enum": ["in", "on", "beside"]}, "place": OBJECT}
 
@@ -71,8 +68,7 @@ def main() -> None:
     moved_at = Time(clock_type=ClockType.ROS_TIME)
     executed: list[tuple[str, str]] = []
     for _ in range(TRIES):
-        options = QueryOptions(timeout=TIMEOUT)
-        response = call(node, client, MakePlan.Request(task=given.task, context=context, options=options))
+        response = call(node, client, MakePlan.Request(task=given.task, context=context, options=QueryOptions(timeout=TIMEOUT)))
         outcome, plan = response.outcome, response.plan
         if outcome.code == Outcome.OK and Time.from_msg(plan.header.stamp) < moved_at:
             continue  # The image was taken before the last step ended.
@@ -84,10 +80,8 @@ def main() -> None:
         context.feedback = outcome.message  # Why the plan is infeasible.
         steps = [(step.skill, step.arguments) for step in plan.steps]
         if steps and steps == executed:
-            sys.exit(
-                "The new plan repeats the steps that the robot has just executed, because the image does not show their effect."
-            )
-        executed = steps
+            sys.exit("The new plan repeats the steps that were just executed, because the image does not show their effect.")
+        executed = steps or executed
         for step in plan.steps:
             step_outcome = DoneStep.FAILED if (problem := execute(step)) else DoneStep.SUCCEEDED
             done = {name: getattr(step, name) for name in ("text", "robot", "skill", "arguments")}

@@ -167,6 +167,28 @@ def test_plan_and_execute() -> None:
     assert "The task is done." in output
 
 
+class Repeating(ScriptedEngine):
+    """An engine that repeats its plan after the steps, but first makes a plan that the arm cannot execute."""
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        text = generation.user_text
+        impossible = f"{PUT.text} succeeded." in text and "Feedback" not in text
+        self._next = iter([answer_json(PlanVerdict.PLAN, "", [PUT]) if impossible else PLAN])
+        async for delta in super().generate(generation):
+            yield delta
+
+
+def test_a_plan_that_nothing_changed_is_not_executed_again() -> None:
+    arguments = "put the red block into the green bowl", "red block", "green bowl"
+    with ready(engine=Repeating([PLAN])) as (it, _), example(it, "plan_and_execute.py", *arguments) as process:
+        it.until(lambda: process.poll() is not None, "the end")
+        assert process.stdout is not None
+        output = process.stdout.read()
+    assert "repeats the steps" in output
+    assert output.count("arm: ") == 2
+    assert process.returncode == 1
+
+
 def test_standing_query() -> None:
     with ready("[(10, 10)]") as (it, _):
         output = output_of(it, "standing_query.py", "the red mug")
