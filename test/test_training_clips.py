@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,23 @@ def test_nothing_falls_without_a_slip(disturbance: Disturbance | None) -> None:
     rng = random.Random(1)
     for seed in range(8):
         assert clip_of(make_rollout(seed, (320, 240), disturbance), rng, 2).fallen == ()
+
+
+def test_an_object_that_slips_before_it_is_lifted_did_not_fall() -> None:
+    """Then no height changes, and the first object of the table must not count as fallen."""
+    rng = random.Random(3)
+    fell: list[bool] = []
+    for seed in range(40):
+        rollout = make_rollout(seed, (320, 240), Disturbance.SLIP)
+        index = rollout.first(Disturbance.SLIP)
+        if index is None:
+            continue
+        before, after = (rollout.frames[it] for it in (index - 1, index))
+        height = rearrange.find(before.layout, before.object).z - rearrange.find(after.layout, before.object).z
+        moments = replace(rollout, frames=(before, after))
+        assert clip_of(moments, rng, 2).fallen == ((before.object,) if height > 0.02 else ())
+        fell.append(height > 0.02)
+    assert {*fell} == {True, False}
 
 
 def test_answers_are_true_and_both_yes_and_no_occur() -> None:

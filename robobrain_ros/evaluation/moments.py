@@ -21,7 +21,7 @@ _MOVED = ("Did the {} move?", "Has the {} moved?")
 _FELL = ("Did the {} fall?", "Has the {} fallen?")
 _ANY_FELL = ("Did an object fall?", "Did something fall?", "What fell?")
 _FAR = 0.02
-"""Metres between the places of an object that has moved. Smaller distances are difficult to see."""
+"""Metres between the places of an object that has moved, or fallen. Smaller distances are difficult to see."""
 _MOST_NAMES = 2
 """No question asks what moved if more objects than this number moved."""
 _DISTURBANCES: dict[Disturbance | None, float] = {
@@ -46,7 +46,7 @@ class Clip:
 
     :param times: the time of each frame in seconds before the newest one, see `core.query.Query.image_times`.
     :param moved: names of the objects whose positions in the first and in the last frame differ by more than `_FAR`.
-    :param fallen: names of the objects that fell between the first and the last frame.
+    :param fallen: names of the objects that fell by more than `_FAR` between the first and the last frame.
     """
 
     frames: tuple[Frame, ...]
@@ -89,7 +89,7 @@ def clip_of(rollout: Rollout, rng: random.Random, count: int) -> Clip:
     before, after = frames[chosen[0]].layout, frames[chosen[-1]].layout
     moved = tuple(thing.name for thing in before.things if _distance(thing, after) > _FAR)
     slips = [index for index in range(chosen[0] + 1, chosen[-1] + 1) if frames[index].disturbance is Disturbance.SLIP]
-    fallen = tuple(_lowest(frames[index - 1].layout, frames[index].layout) for index in slips)
+    fallen = tuple(name for index in slips for name in _fallen(frames[index - 1].layout, frames[index].layout))
     return Clip(tuple(frames[index] for index in chosen), (*(round(time, 2) for time in times), 0.0), moved, fallen)
 
 
@@ -98,9 +98,9 @@ def _distance(thing: Thing, after: Layout) -> float:
     return math.dist((thing.x, thing.y, thing.z), (other.x, other.y, other.z))
 
 
-def _lowest(before: Layout, after: Layout) -> str:
-    """Return the name of the object whose height decreased most."""
-    return min(before.things, key=lambda thing: rearrange.find(after, thing.name).z - thing.z).name
+def _fallen(before: Layout, after: Layout) -> list[str]:
+    """Return the names of the objects that are lower. An object that slips as soon as it is grasped lies on the table already."""
+    return [thing.name for thing in before.things if thing.z - rearrange.find(after, thing.name).z > _FAR]
 
 
 def question_about(clip: Clip, kind: str, rng: random.Random) -> Question | None:
