@@ -143,6 +143,12 @@ def test_a_slip_is_detected_in_its_first_two_frames(begin: int, detected: bool) 
     assert detects(course, course.estimates[FUSION]) is detected
 
 
+def test_more_confirmations_have_more_frames_to_detect_a_slip(true_courses: list[Course]) -> None:
+    two, three = (rows_of(true_courses, limits=WatchLimits(success=1.0, confirmations=number)) for number in (2, 3))
+    assert value(two, "slips that undo at least 0.2: detected within 2 frames") == 1.0
+    assert value(three, "slips that undo at least 0.2: detected within 3 frames") == 1.0
+
+
 def test_the_rollouts_of_the_test_contain_slips_failures_and_successes() -> None:
     assert sum(rollout.first(Disturbance.SLIP) is not None for rollout in ROLLOUTS.values()) >= 3
     assert {rollout.succeeded for rollout in ROLLOUTS.values()} == {False, True}

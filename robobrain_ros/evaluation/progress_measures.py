@@ -24,7 +24,7 @@ SUCCESS = 0.9
 ALARM = WatchLimits(success=1.0)
 """What counts as an alarm: the default limits of `core.watching` for a regression. A success does not end a rollout."""
 FRAMES_TO_DETECT = 2
-"""Frames in which a slip must be detected: the first one that shows it, and the next one."""
+"""Frames in which a slip must be detected: the first one that shows it, and the next one. More confirmations need more frames."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,11 @@ def first_alarm(progress: Sequence[float], limits: WatchLimits = ALARM) -> int |
 def detects(course: Course, progress: Sequence[float], limits: WatchLimits = ALARM) -> bool:
     """Return whether a progress shows the course's slip in time, and not before it happens."""
     alarm = first_alarm(progress, limits)
-    return course.slip is not None and alarm is not None and course.slip <= alarm < course.slip + FRAMES_TO_DETECT
+    return course.slip is not None and alarm is not None and course.slip <= alarm < course.slip + _frames_to_detect(limits)
+
+
+def _frames_to_detect(limits: WatchLimits) -> int:
+    return max(FRAMES_TO_DETECT, limits.confirmations)
 
 
 def rows_of(courses: Sequence[Course], success: float = SUCCESS, limits: WatchLimits = ALARM) -> list[Row]:
@@ -150,7 +154,8 @@ def rows_of(courses: Sequence[Course], success: float = SUCCESS, limits: WatchLi
     # In a task with many steps, a slip can undo less than the limit. Then it is no regression.
     slips = [course for course in courses if detects(course, course.truth, limits)]
     found = [detects(course, course.estimates[FUSION], limits) for course in slips]
-    rows.append(_share(f"slips that undo at least {limits.regression:g}: detected within {FRAMES_TO_DETECT} frames", found))
+    frames = _frames_to_detect(limits)
+    rows.append(_share(f"slips that undo at least {limits.regression:g}: detected within {frames} frames", found))
     calm = [course for course in courses if not course.disturbed]
     alarms = [first_alarm(course.estimates[FUSION], limits) is not None for course in calm]
     rows.append(_share("false alarms in rollouts without disturbances", alarms))
