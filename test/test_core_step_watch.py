@@ -78,6 +78,12 @@ def test_a_limit_includes_its_own_value_in_spite_of_rounding() -> None:
     assert [task.add(float(second), value) for second, value in enumerate((0.3, 0.1))][1] is WatchState.REGRESSED
 
 
+@pytest.mark.parametrize("success", [0.8, 0.9])
+def test_a_margin_can_fill_the_rest_in_spite_of_rounding(success: float) -> None:
+    """1 - 0.9 is less than 0.1 in floating point."""
+    assert StepLimits(success=success, margin=round(1.0 - success, 1)).success == success
+
+
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [

@@ -53,7 +53,7 @@ class StepLimits:
     def __post_init__(self) -> None:
         if not 0.0 < self.success <= 1.0:
             raise BadRequestError(f"success is {self.success:g}. It must be above 0 and at most 1.")
-        if not 0.0 <= self.margin <= 1.0 - self.success:
+        if self.margin < 0.0 or not reaches(1.0 - self.success, self.margin):
             raise BadRequestError(f"margin is {self.margin:g}. It must be 0 to 1 - success ({1.0 - self.success:g}).")
         for name, value in (("regression", self.regression), ("advance", self.advance)):
             if not 0.0 < value < self.success:
