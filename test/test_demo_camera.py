@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
 from robobrain_ros.core.query import Task
+from robobrain_ros.demo import camera as camera_module
 from robobrain_ros.demo.camera import DemoCamera
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.evaluation.questions import KINDS_BY_TASK
@@ -143,3 +144,17 @@ def test_the_demo_shows_every_task_and_is_right(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("[0-9][0-9]-*.png")) == [
         f"{number:02d}-{task}.png" for number, task in enumerate(tasks, start=1)
     ]
+
+
+def test_an_interrupt_while_the_camera_starts_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> DemoCamera:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(camera_module, "DemoCamera", interrupted)
+    monkeypatch.setattr(rclpy, "init", lambda: None)
+    monkeypatch.setattr(rclpy, "try_shutdown", lambda: None)
+    monkeypatch.setattr("sys.argv", ["demo_camera"])
+    try:
+        camera_module.main()
+    except KeyboardInterrupt:  # It would end the whole test run.
+        pytest.fail("the interrupt leaves main")

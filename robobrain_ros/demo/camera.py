@@ -223,13 +223,13 @@ def main() -> None:
     parser.parse_args(own_arguments(sys.argv[1:]))
     check_parameter_files("demo_camera", sys.argv[1:])
     try:
-        rclpy.init()
-        camera = DemoCamera()
-    except (ValueError, ParameterException) as error:
-        sys.exit(f"The demo camera cannot start: {error}")
-    except RuntimeError as error:  # From rcl.
-        sys.exit(f"The demo camera cannot start: {explain(error)}")
-    try:
+        try:
+            rclpy.init()
+            camera = DemoCamera()
+        except (ValueError, ParameterException) as error:
+            sys.exit(f"The demo camera cannot start: {error}")
+        except RuntimeError as error:  # From rcl.
+            sys.exit(f"The demo camera cannot start: {explain(error)}")
         rclpy.spin(camera)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
