@@ -11,8 +11,10 @@ import yaml
 from bag_rig import BEGIN, Program, counts, write_bag
 from test_bags_faults import ANSWER, POINT, images, rejected, write_text
 
+from robobrain_ros.bags.errors import BagError
 from robobrain_ros.bags.messages import CAMERA_INFO, IMAGE, ros2_types
 from robobrain_ros.bags.profiles import latched
+from robobrain_ros.bags.source import Source
 from robobrain_ros.demo import recording
 
 pytest.importorskip("rosbags", reason="rosbags is not installed")
@@ -147,6 +149,18 @@ def test_the_advice_for_a_killed_recording_fits_its_file(program: Program, tmp_p
     (path / "in.mcap").write_bytes(data[:-100])
     sentence = rejected(program, path, tmp_path / "out", *POINT)
     assert sentence.startswith(f"{begin} in.mcap has no end. Run `mcap recover {path}/in.mcap -o OUT.mcap`, or first ")
+
+
+def test_a_killed_recording_that_cannot_be_read_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_bag(tmp_path / "in", images())
+    (path / "metadata.yaml").unlink()
+
+    def denied(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(BagError, match=r"no metadata\.yaml"):
+        Source(path)
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])

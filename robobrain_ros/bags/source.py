@@ -187,6 +187,10 @@ def _match_connections(reader: Any) -> None:
 
 
 def _has_end(file: Path) -> bool:
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - len(_MAGIC)))
-        return stream.read() == _MAGIC
+    """Return whether an MCAP is complete. A file that cannot be read counts as complete: nothing is known about it."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - len(_MAGIC)))
+            return stream.read() == _MAGIC
+    except OSError:
+        return True
