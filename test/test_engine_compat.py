@@ -1,11 +1,14 @@
-"""The end of an engine of vLLM, with the old and the new interface."""
+"""Old and new interfaces of vLLM: the end of an engine, and the CUDA graphs of the image encoder."""
 
 import asyncio
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from robobrain_ros.engine.embedded import compat
+from robobrain_ros.engine.embedded import compat, image_bytes
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 
@@ -45,3 +48,27 @@ def test_the_output_of_a_closing_engine_is_not_read(kind: type[NewEngine]) -> No
     assert engine.output_handler.cancelled()
     assert not engine.read_to_the_end
     assert engine.timeouts == [5.0 if kind is OldEngine else compat._SHUTDOWN_TIMEOUT]
+
+
+def test_graphs_that_were_prepared_while_the_model_was_loaded_encode_no_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's model runner V2 creates the manager of the graphs in its ``load_model``, before this package changes the model."""
+
+    class Manager:
+        def __init__(self, model: Any) -> None:
+            self.config = model.get_encoder_cudagraph_config()
+
+        def supports_modality(self, modality: str) -> bool:
+            return modality in self.config.modalities
+
+    @dataclass
+    class Config:
+        modalities: list[str]
+
+    model = SimpleNamespace(get_encoder_cudagraph_config=lambda: Config(["image", "video"]))
+    module: Any = SimpleNamespace(EncoderCudaGraphManager=Manager)
+    monkeypatch.setitem(sys.modules, "vllm.v1.worker.encoder_cudagraph", module)
+    early = Manager(model)
+    image_bytes.encode_videos_without_graphs(model)
+    for manager in (early, Manager(model)):
+        assert manager.supports_modality("image")
+        assert not manager.supports_modality("video")

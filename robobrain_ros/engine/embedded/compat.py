@@ -198,6 +198,20 @@ def runner_of_encoder_graphs() -> dict[str, str | None]:
     return {"VLLM_USE_V2_MODEL_RUNNER": None if has_graphs else "0"}
 
 
+def use_encoder_graphs_only_for_images() -> None:
+    """Make vLLM's workers in this process use CUDA graphs of the image encoder only for images.
+
+    The model runner V2 asks the model for its modalities while it loads the model, so a worker cannot change this answer in time.
+    """
+    try:
+        from vllm.v1.worker.encoder_cudagraph import EncoderCudaGraphManager
+    except ImportError:
+        return
+    supports = getattr(EncoderCudaGraphManager, "supports_modality", None)
+    if supports is not None:
+        EncoderCudaGraphManager.supports_modality = lambda self, modality: modality == "image" and supports(self, modality)
+
+
 def image_processing(engine: Any) -> Any:
     """Return vLLM's object that prepares images in this process. Its ``get_hf_processor`` returns transformers' processor."""
     return engine.renderer.get_mm_processor().info

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from robobrain_ros.engine.embedded import compat
+
 PROCESSOR_ARGUMENTS = {"do_rescale": False, "do_normalize": False, "temporal_patch_size": 1}
 """With these arguments, the processor of transformers returns bytes: one row for each patch, in the order (colour, y, x)."""
 WORKERS = {
@@ -282,6 +284,7 @@ def encode_videos_without_graphs(model: Any) -> None:
     if hasattr(model, "get_encoder_cudagraph_config"):
         configure = model.get_encoder_cudagraph_config
         model.get_encoder_cudagraph_config = lambda: replace(configure(), modalities=["image"])
+    compat.use_encoder_graphs_only_for_images()
 
 
 class ImageBytesMixin:
