@@ -66,7 +66,7 @@ def main() -> None:
     client = node.create_client(MakePlan, "robobrain/plan")
     context = PlanContext(robots=[ROBOT], scene=[Place(name="table", objects=given.objects)])
     moved_at = Time(clock_type=ClockType.ROS_TIME)
-    executed: list[tuple[str, str]] = []
+    executed, repetitions = list[tuple[str, str]](), 0
     for _ in range(TRIES):
         response = call(node, client, MakePlan.Request(task=given.task, context=context, options=QueryOptions(timeout=TIMEOUT)))
         outcome, plan = response.outcome, response.plan
@@ -79,8 +79,9 @@ def main() -> None:
             return
         context.feedback = outcome.message  # Why the plan is infeasible.
         steps = [(step.skill, step.arguments) for step in plan.steps]
-        if steps and steps == executed:
-            sys.exit("The new plan repeats the steps that were just executed, because the image does not show their effect.")
+        repetitions = repetitions + 1 if steps and steps == executed else 0
+        if repetitions == 2:
+            sys.exit("The plan was executed twice, and the image does not show its effect.")
         executed = steps or executed
         for step in plan.steps:
             step_outcome = DoneStep.FAILED if (problem := execute(step)) else DoneStep.SUCCEEDED
