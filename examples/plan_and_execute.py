@@ -79,8 +79,7 @@ def main() -> None:
             return
         context.feedback = outcome.message  # Why the plan is infeasible.
         steps = [(step.skill, step.arguments) for step in plan.steps]
-        repetitions = repetitions + 1 if steps and steps == executed else 0
-        if repetitions == 2:
+        if (repetitions := repetitions + 1 if steps and steps == executed else 0) == 2:
             sys.exit("The plan was executed twice, and the image does not show its effect.")
         executed = steps or executed
         for step in plan.steps:
