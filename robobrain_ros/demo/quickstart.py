@@ -48,7 +48,7 @@ SCENE_SEED = 12
 SIZE = (640, 480)
 TOUR = (
     ("point", 7), ("spots", 9), ("vacant", 9), ("afford", 7), ("ground", 0), ("reach", 11), ("put", 5), ("plan", 10),
-    ("describe", 10), ("count", 9), ("exists", 10), ("where", 5), ("absent", 9),
+    ("describe", 10), ("count", 12), ("exists", 10), ("where", 5), ("absent", 9),
 )  # fmt: skip
 """Questions of the tour: kinds of `questions.KINDS_OF_QUESTIONS`, each with the seed of its wording."""
 THINKING_TOUR = (("point", 2), ("plan", 3))
