@@ -78,10 +78,10 @@ def main() -> None:
             print("The task is done.")
             return
         context.feedback = outcome.message  # Why the plan is infeasible.
-        steps = [(step.skill, step.arguments) for step in plan.steps]
-        if (repetitions := repetitions + 1 if steps and steps == executed else 0) == 2:
+        if steps := [(step.skill, step.arguments) for step in plan.steps]:
+            repetitions, executed = (repetitions + 1 if steps == executed else 0), steps
+        if repetitions == 2:
             sys.exit("The plan was executed twice, and the image does not show its effect.")
-        executed = steps or executed
         for step in plan.steps:
             step_outcome = DoneStep.FAILED if (problem := execute(step)) else DoneStep.SUCCEEDED
             done = {name: getattr(step, name) for name in ("text", "robot", "skill", "arguments")}
