@@ -12,7 +12,6 @@ from typing import Any
 
 import rclpy
 from rclpy.client import Client
-from rclpy.clock import ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.time import Time
@@ -65,13 +64,14 @@ def main() -> None:
     node = rclpy.create_node("plan_and_execute")
     client = node.create_client(MakePlan, "robobrain/plan")
     context = PlanContext(robots=[ROBOT], scene=[Place(name="table", objects=given.objects)])
-    moved_at = Time(clock_type=ClockType.ROS_TIME)
+    moved_at = Time.from_msg(Plan().header.stamp)  # The robot has not moved yet.
     executed, repetitions = list[tuple[str, str]](), 0
     for _ in range(TRIES):
         response = call(node, client, MakePlan.Request(task=given.task, context=context, options=QueryOptions(timeout=TIMEOUT)))
         outcome, plan = response.outcome, response.plan
         if outcome.code == Outcome.OK and Time.from_msg(plan.header.stamp) < moved_at:
-            continue  # The image was taken before the last step ended.
+            rclpy.spin_once(node, timeout_sec=0.1)  # The image was taken before the last step ended: wait for a newer one.
+            continue
         if outcome.code not in (Outcome.OK, Outcome.INFEASIBLE_PLAN):
             sys.exit(outcome.message)
         if plan.verdict == Plan.VERDICT_DONE:
