@@ -70,7 +70,7 @@ def main() -> None:
         response = call(node, client, MakePlan.Request(task=given.task, context=context, options=QueryOptions(timeout=TIMEOUT)))
         outcome, plan = response.outcome, response.plan
         if outcome.code == Outcome.OK and Time.from_msg(plan.header.stamp) < moved_at:
-            rclpy.spin_once(node, timeout_sec=0.1)  # The image was taken before the last step ended: wait for a newer one.
+            rclpy.spin_until_future_complete(node, rclpy.task.Future(), timeout_sec=0.1)  # The image is too old: wait.
             continue
         if outcome.code not in (Outcome.OK, Outcome.INFEASIBLE_PLAN):
             sys.exit(outcome.message)
