@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 
 from robobrain_ros.core.progress import Perspective
 from robobrain_ros.evaluation.exam import FIRST_SEED
-from robobrain_ros.evaluation.progress_measures import ALARM, Course, Scores, course_of, rows_of, table
+from robobrain_ros.evaluation.progress_measures import Course, Scores, add_alarm_options, alarm_of, course_of, rows_of, table
 from robobrain_ros.evaluation.rollouts import Rollout, make_rollout
 from training import clips, plans, robots, score
 from training.batches import Packer
@@ -39,23 +39,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
     parser.add_argument("--rollouts", type=int, default=100, help="number of rollouts (default: %(default)s)")
     parser.add_argument("--questions", type=int, default=0, help="also score this number of questions of each kind (default: 0)")
-    parser.add_argument(
-        "--regression",
-        type=float,
-        default=ALARM.regression,
-        help="decrease of the progress that is an alarm (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--confirmations",
-        type=int,
-        choices=range(1, 6),
-        default=ALARM.confirmations,
-        help="successive frames that must show a decrease before it is an alarm (default: %(default)s)",
-    )
+    add_alarm_options(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that render the rollouts; 0: this process does it")
     parser.add_argument("--at-once", type=int, default=1, help="rollouts in one batch (default: 1)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.alarm = alarm_of(parser, options)
+    return options
 
 
 def load(folder: Path, device: str) -> tuple[ProgressReader, Packer]:
@@ -118,11 +108,10 @@ def main() -> None:
     """Print the measures."""
     options = arguments()
     torch.set_num_threads(1)
-    limits = replace(ALARM, regression=options.regression, confirmations=options.confirmations)
     reader, packer = load(options.model, options.device)
     seeds = range(FIRST_SEED, FIRST_SEED + options.rollouts)
     courses = follow_all(reader, packer, seeds, options.workers, options.at_once)
-    print(table(rows_of(courses, limits=limits)), flush=True)
+    print(table(rows_of(courses, limits=options.alarm)), flush=True)
     if options.questions:
         few = max(1, options.questions // 4)
         results = {

@@ -92,9 +92,9 @@ class ProgressTracker:
     """Follows the progress of one run of a task, from 0.
 
     The perspectives have different errors. The errors of incremental scores add up over the run, and those of the others do not.
-    The official code fuses the perspectives by their mean. The median hardly changes with a single wrong
-    score. At the first moment, the incremental score is the forward one, and therefore the median: early in a task, the start is
-    easier to compare with than the end.
+    The official code fuses the perspectives by their mean. The median hardly changes with a single wrong score. At the first
+    moment, the incremental score is the forward one, and therefore the median: early in a task, the start is easier to compare
+    with than the end.
     """
 
     def __init__(self) -> None:

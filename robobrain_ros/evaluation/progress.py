@@ -18,7 +18,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +28,17 @@ from robobrain_ros.errors import BadRequestError, EngineFailedError, OutcomeCode
 from robobrain_ros.evaluation.evaluate import open_model, parse_size, positive, run_to_end
 from robobrain_ros.evaluation.exam import FIRST_SEED, FIRST_TRAINING_SEED, Answers
 from robobrain_ros.evaluation.outputs import check_outputs, write_output
-from robobrain_ros.evaluation.progress_measures import ALARM, SUCCESS, Course, Scores, content, course_of, rows_of, table
+from robobrain_ros.evaluation.progress_measures import (
+    SUCCESS,
+    Course,
+    Scores,
+    add_alarm_options,
+    alarm_of,
+    content,
+    course_of,
+    rows_of,
+    table,
+)
 from robobrain_ros.evaluation.progress_plot import MOST_PANELS, plot
 from robobrain_ros.evaluation.rollouts import Disturbance, Rollout, make_rollout
 from robobrain_ros.evaluation.simulated_scores import SimulatedScores
@@ -125,18 +134,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--size", type=parse_size, default=parse_size("640x480"), metavar="WxH", help="size of the images, or mixed"
     )
     parser.add_argument("--success", type=float, default=SUCCESS, help="progress of a completed task (default: %(default)g)")
-    parser.add_argument(
-        "--regression",
-        type=float,
-        default=ALARM.regression,
-        help="decrease of the progress that is an alarm (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--confirmations",
-        type=positive,
-        default=ALARM.confirmations,
-        help="successive images that must show this decrease (default: %(default)s)",
-    )
+    add_alarm_options(parser)
     parser.add_argument(
         "--disturbance",
         choices=tuple(DISTURBANCES),
@@ -155,10 +153,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--noise must be 0 to 1")
     if not 0 <= options.first_seed <= FIRST_TRAINING_SEED - options.rollouts:
         parser.error(f"the rollouts' seeds must lie below {FIRST_TRAINING_SEED}: those above may have been trained on")
-    try:
-        options.alarm = replace(ALARM, regression=options.regression, confirmations=options.confirmations)
-    except BadRequestError as error:
-        parser.error(error.message)
+    options.alarm = alarm_of(parser, options)
     return options
 
 

@@ -1,16 +1,17 @@
 """Measures of estimated progress: correlation with the true progress, success or failure, detected slips, and false alarms."""
 
+import argparse
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from robobrain_ros.core.progress import Perspective, ProgressTracker
 from robobrain_ros.core.watching import TaskWatch, WatchLimits, WatchState
-from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.errors import BadRequestError, OutcomeCode
 from robobrain_ros.evaluation.metrics import wilson
 from robobrain_ros.evaluation.rollouts import Disturbance, Rollout
 
@@ -25,6 +26,31 @@ ALARM = WatchLimits(success=1.0)
 """What counts as an alarm: the default limits of `core.watching` for a regression. A success does not end a rollout."""
 FRAMES_TO_DETECT = 2
 """Frames in which a slip must be detected: the first one that shows it, and the next one. More confirmations need more frames."""
+
+
+def add_alarm_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command line that say what counts as an alarm."""
+    parser.add_argument(
+        "--regression",
+        type=float,
+        default=ALARM.regression,
+        help="decrease of the progress that is an alarm (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--confirmations",
+        type=int,
+        choices=range(1, 6),
+        default=ALARM.confirmations,
+        help="successive images that must show this decrease (default: %(default)s)",
+    )
+
+
+def alarm_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> WatchLimits:
+    """Return the limits of the options. A wrong one ends the program, as an error of the command line."""
+    try:
+        return replace(ALARM, regression=options.regression, confirmations=options.confirmations)
+    except BadRequestError as error:
+        parser.error(error.message)
 
 
 @dataclass(frozen=True)
