@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.core.query import Task
 from robobrain_ros.core.timed_images import sentence, times_fault
@@ -110,7 +111,7 @@ def test_the_prompt_is_that_of_the_node(packer: Packer) -> None:
     asked = question_about(clip, "moved", random.Random(0))
     assert asked is not None
     text = f"{sentence(clip.times)}\n{profile_for('qwen2_5_vl').prompt_texts(Task.ASK, asked.text)[0]}"
-    prompt = packer.decode(clips.written(packer, asked, clip).prompt)
+    prompt = packer.decode(clips.written(packer, asked, clip, FittedSize(640, 480, 336, 252)).prompt)
     assert prompt.startswith(f"{text}<|im_end|>\n<|im_start|>assistant\n")
 
 

@@ -40,14 +40,14 @@ def make_batch(packer: Packer, seed: int, step: int, count: int) -> Arrays:
     asked = []
     for clip in clips:
         made = [question_about(clip, kind, rng) for kind in _QUESTIONS]
-        asked.append([written(packer, question, clip) for question in made if question is not None])
+        asked.append([written(packer, question, clip, size) for question in made if question is not None])
     return _batch(packer, clips, size, asked, rng)
 
 
-def written(packer: Packer, question: Question, clip: Clip) -> Written:
+def written(packer: Packer, question: Question, clip: Clip, size: FittedSize) -> Written:
     """Return the token ids of a question about a clip, and of its answer."""
     example = Example(question, False)
-    answer = packer.encode(f"{question.words}</answer><|im_end|>")
+    answer = packer.answer(example, size)
     nothing = [-1] * len(answer)
     return Written(packer.prompt(example, clip.times), answer, (nothing, nothing, nothing))
 
@@ -75,7 +75,7 @@ def evaluate(model: Any, packer: Packer, count: int, device: str = "cpu", images
         for first in range(0, count, chunk):
             clips, asked = (list(column) for column in zip(*chosen[first : first + chunk], strict=True))
             batch = _batch(packer, clips, size, [[] for _ in clips], None)
-            prompts = [written(packer, question, clip).prompt for question, clip in zip(asked, clips, strict=True)]
+            prompts = [written(packer, question, clip, size).prompt for question, clip in zip(asked, clips, strict=True)]
             texts = answer_batch(model, packer, batch, prompts, device)
             right += sum(text.removesuffix("</answer>") == question.words for text, question in zip(texts, asked, strict=True))
         results[f"clips: {kind}"] = round(right / count, 3)
