@@ -1,7 +1,8 @@
 """Send many requests at once from a separate process, for test_ros_bursts.py.
 
 python bursts.py KIND NODE COUNT CLIENTS DEPTH prints a JSON object with the number of requests for each outcome. "lost" is the
-number of requests without a response.
+number of requests without a response. "longest_wait" is the longest time in seconds between two responses that this process read,
+which is long if the machine did not run this process.
 """
 
 import collections
@@ -17,8 +18,8 @@ from rclpy.qos import QoSProfile
 from robobrain_ros.action import RunTask, WatchTask
 from robobrain_ros.srv import EstimateProgress, Locate, SetStandingQuery
 
-PATIENCE = 40.0
-"""Seconds after which a request counts as lost."""
+PATIENCE = 25.0
+"""Seconds without any response after which the open requests count as lost."""
 
 
 SERVICES = {
@@ -44,12 +45,18 @@ def main(kind: str, name: str, count: int, clients: int, depth: int) -> None:
     deep = QoSProfile(depth=depth)
     services = {f"{name}_service_qos_profile": deep for name in ("goal", "cancel", "result")}
     node = rclpy.create_node("bursts")
+    longest_wait = 0.0
 
-    def wait(futures: list[Any], limit: float = PATIENCE) -> list[Any]:
+    def wait(futures: list[Any]) -> list[Any]:
         """Return the results of the futures that are done in time."""
-        end = time.monotonic() + limit
-        while time.monotonic() < end and not all(future.done() for future in futures):
+        nonlocal longest_wait
+        done, read = 0, time.monotonic()
+        while time.monotonic() < read + PATIENCE and done < len(futures):
             rclpy.spin_once(node, timeout_sec=0.1)
+            before, done = done, sum(future.done() for future in futures)
+            if done > before:
+                waited, read = time.monotonic() - read, time.monotonic()
+                longest_wait = max(longest_wait, waited if before else 0.0)
         return [future.result() for future in futures if future.done()]
 
     def until(condition: Any) -> None:
@@ -75,7 +82,8 @@ def main(kind: str, name: str, count: int, clients: int, depth: int) -> None:
         assert len(canceled) == len(cancels), f"{len(cancels) - len(canceled)} cancel requests had no response"
         ends = [response.result.outcome.code for response in wait([handle.get_result_async() for handle in handles])]
     lost = count - len(ends)
-    sys.stdout.write(json.dumps({"lost": lost, **{str(code): n for code, n in collections.Counter(ends).items()}}) + "\n")
+    codes = {str(code): number for code, number in collections.Counter(ends).items()}
+    sys.stdout.write(json.dumps({"lost": lost, "longest_wait": longest_wait, **codes}) + "\n")
     sys.stdout.flush()
     node.destroy_node()
     rclpy.shutdown()

@@ -39,6 +39,9 @@ from robobrain_ros.action import RunTask
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.srv import Ask, SetStandingQuery
 
+_BACK = {"unconfigured": Transition.TRANSITION_CONFIGURE, "inactive": Transition.TRANSITION_ACTIVATE}
+"""The transition on the way to the state active."""
+
 
 class ContractClient(ContractWorld):
     """The client. `act` performs one random action. `faults` lists the broken promises."""
@@ -98,6 +101,7 @@ class ContractClient(ContractWorld):
             (self._set_standing_query, 6.0),
             (self._set_parameter, 6.0),
             (self._transition, 2.0),
+            (self._recover, 2.0),
             (self._camera_fault, 5.0),
             (self._spin_on, 15.0),
         ]
@@ -341,8 +345,8 @@ class ContractClient(ContractWorld):
             ["request_timeout", "max_tokens", "think", "think_tokens", "sync_tolerance", "max_plan_steps", "no.such", "autostart"]
         )
         value: Any = self._random.choice([True, False, 0, -1, 1, 64, 2**62, "x", *NUMBERS])
-        if name == "request_timeout" and isinstance(value, float) and value > DEFAULT_TIMEOUT:
-            value = DEFAULT_TIMEOUT
+        if name == "request_timeout" and isinstance(value, int | float) and value > DEFAULT_TIMEOUT:
+            value = type(value)(DEFAULT_TIMEOUT)
         key = self._open(f"parameter {name} = {value!r}", DEFAULT_TIMEOUT)
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
 
@@ -363,14 +367,21 @@ class ContractClient(ContractWorld):
         if self.changing:
             return
         allowed = TRANSITIONS[self.state]
-        back = {"unconfigured": Transition.TRANSITION_CONFIGURE, "inactive": Transition.TRANSITION_ACTIVATE}
         chosen = self._random.choice([1, 2, 3, 4, 0, 9, 60, 77, 255])
         if self.state != "active" and self._random.random() < 0.8:
-            chosen = back[self.state]
+            chosen = _BACK[self.state]
         if chosen == Transition.TRANSITION_CLEANUP and self.state == "inactive":
             # If the service is removed while a request is sent to it, no node answers this request.
             self.until(lambda: not self.ledger or self.overdue(), 10.0, showing=True)
         self.change(chosen, allowed.get(chosen))
+
+    def _recover(self) -> None:
+        """Wait until the node works again, so that the pauses before engine starts do not use up the actions."""
+        self.heal()
+        if self.state != "active":
+            chosen = _BACK[self.state]
+            self.change(chosen, TRANSITIONS[self.state][chosen])
+        self.until(lambda: self.ready() or self.overdue(), 10.0, showing=True)
 
     def change(self, transition: int, expected: str | None) -> None:
         """Request a transition that leads to a state, or that must be rejected (None)."""

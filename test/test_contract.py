@@ -119,7 +119,7 @@ def test_the_guarantees_hold_under_a_random_mix_of_requests(tmp_path: Path, sim_
                 halfway = node.memory_info().rss, node.num_fds() + node.num_threads()
         _settle(it.client)
         assert not it.client.faults, _story(it.client)
-        assert not it.client.ledger, f"never answered: {[entry.what for entry in it.client.ledger.values()]}"
+        assert not it.client.ledger, f"never answered: {it.client.ledger}\n{it.client.diagnostics}\n{_story(it.client)}"
         assert not it.client.unexpected, f"responses to no open request: {dict(it.client.unexpected)}"
         assert it.client.outcomes["OK"] > STEPS / 20, f"hardly anything was asked: {it.client.outcomes}"
         _check_health(it.client)

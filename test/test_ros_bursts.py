@@ -20,17 +20,27 @@ from robobrain_ros.action import RunTask
 from robobrain_ros.core.query import CAMERA_TASKS
 from robobrain_ros.msg import Outcome
 from robobrain_ros.ros.delivery import qos
+from robobrain_ros.ros.delivery.pacing import READ_WITHIN
 from robobrain_ros.ros.limits import MOST_WATCHES
 
 alone = pytest.mark.alone
 """A client that keeps 10 responses loses some if other tests use its core for too long."""
 COUNT = 200
+ATTEMPTS = 3
+"""Number of bursts, if the machine does not run the client often enough for its queue of 10 responses."""
+
+
+class StalledClient(AssertionError):
+    """The machine did not run a client for longer than the node guarantees to a client that keeps 10 responses."""
 
 
 def burst(
     it: Rig, kind: str, count: int, clients: int, meanwhile: Callable[[], None] = lambda: None, depth: int = qos.BURST
 ) -> dict[str, int]:
-    """Return how the requests of a client process ended: their number by outcome, and the number without response ("lost")."""
+    """Return how the requests of a client process ended: their number by outcome, and the number without response ("lost").
+
+    :raises StalledClient: the client lost responses, and it waited longer than READ_WITHIN before it read one.
+    """
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "bursts.py"), kind, it.name, str(count), str(clients), str(depth)],
         stdout=subprocess.PIPE, text=True, cwd="/",
@@ -46,18 +56,35 @@ def burst(
         process.kill()
     assert process.stdout is not None
     assert process.returncode == 0
-    return json.loads(process.stdout.read())
+    ends = json.loads(process.stdout.read())
+    longest_wait = ends.pop("longest_wait")
+    if ends["lost"] and longest_wait > READ_WITHIN:
+        raise StalledClient(f"{ends['lost']} responses were lost; the client waited {longest_wait:.3f} s before it read one.")
+    return ends
+
+
+def repeated(attempt: Callable[[], None]) -> None:
+    """Repeat an attempt whose client was stalled."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return attempt()
+        except StalledClient:
+            if not left:
+                raise
 
 
 @pytest.mark.parametrize(
     ("clients", "depth"), [pytest.param(1, 10, marks=alone), pytest.param(50, 10, marks=alone), (50, qos.BURST)]
 )
 def test_of_200_service_requests_at_once_each_is_answered(clients: int, depth: int) -> None:
-    with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT, request_timeout=60.0) as (it, _):
-        ends = burst(it, "services", COUNT, clients, depth=depth)
-        statistics = it.node.statistics
-    assert ends == {"lost": 0, str(Outcome.OK): COUNT}
-    assert (statistics.served, statistics.failed) == (COUNT, 0)
+    def attempt() -> None:
+        with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT, request_timeout=60.0) as (it, _):
+            ends = burst(it, "services", COUNT, clients, depth=depth)
+            statistics = it.node.statistics
+        assert ends == {"lost": 0, str(Outcome.OK): COUNT}
+        assert (statistics.served, statistics.failed) == (COUNT, 0)
+
+    repeated(attempt)
 
 
 def test_of_200_comparisons_at_once_each_is_answered() -> None:
@@ -112,9 +139,12 @@ def test_requests_beyond_max_queued_get_busy() -> None:
 
 @pytest.mark.parametrize(("clients", "depth"), [pytest.param(1, 10, marks=alone), (20, qos.BURST)])
 def test_of_200_goals_at_once_each_is_accepted_and_has_its_result(clients: int, depth: int) -> None:
-    with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT, request_timeout=60.0) as (it, _):
-        ends = burst(it, "goals", COUNT, clients, depth=depth)
-    assert ends == {"lost": 0, str(Outcome.OK): COUNT}
+    def attempt() -> None:
+        with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT, request_timeout=60.0) as (it, _):
+            ends = burst(it, "goals", COUNT, clients, depth=depth)
+        assert ends == {"lost": 0, str(Outcome.OK): COUNT}
+
+    repeated(attempt)
 
 
 def test_of_200_cancels_at_once_each_is_answered_and_ends_its_goal() -> None:

@@ -22,6 +22,8 @@ _INTERVAL = 0.008
 """Seconds between further responses. `_INTERVAL_PER_CLIENT` is added for each client."""
 _INTERVAL_PER_CLIENT = 0.0002
 """Additional seconds for each client, because each client receives the responses to all clients."""
+READ_WITHIN = _UNPACED * _INTERVAL
+"""Seconds. A client with the default queue that never waits longer before it reads its responses loses none."""
 _TICK = 0.002
 """Seconds between two checks while responses wait."""
 _SHORTEST = 0.0005
