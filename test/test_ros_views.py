@@ -17,12 +17,13 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core import overlay
+from robobrain_ros.core.messages.markers import PixelRays, Style
 from robobrain_ros.core.query import Answer, Point, Task
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Affordances, Outcome
 from robobrain_ros.ros.transforms import Transform
-from robobrain_ros.ros.views.markers import CurrentMarkers, PixelRays, Style, to_markers, to_path, to_poses
+from robobrain_ros.ros.views.markers import CurrentMarkers, to_markers, to_path, to_poses
 from robobrain_ros.srv import Approach, Locate, PredictTrajectory, SetStandingQuery
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -357,6 +358,14 @@ def test_expired_markers_are_forgotten() -> None:
     time[0] = 3.0
     assert [marker.ns for marker in current.everything().markers] == ["", "b/points"]
     assert [marker.action for marker in current.clear().markers] == [Marker.DELETEALL]
+
+
+def test_the_deletion_of_all_markers_has_a_frame() -> None:
+    """Foxglove reports a missing transform for a topic whose first marker has no frame."""
+    current = CurrentMarkers()
+    current.show("a", [Marker(header=Header(frame_id="table"), ns="a/points")])
+    for message in (current.everything(), current.clear()):
+        assert (message.markers[0].action, message.markers[0].header.frame_id) == (Marker.DELETEALL, "table")
 
 
 def labels(message: MarkerArray) -> list[Marker]:

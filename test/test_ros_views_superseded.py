@@ -15,13 +15,14 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from robobrain_ros.core.messages.markers import PixelRays, Style
 from robobrain_ros.core.overlay import PALETTE
 from robobrain_ros.core.query import Answer, Point, Task
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.ros.views.markers import CurrentMarkers, PixelRays, Style, to_markers
+from robobrain_ros.ros.views.markers import CurrentMarkers, to_markers
 from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

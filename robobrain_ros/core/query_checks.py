@@ -15,6 +15,8 @@ from robobrain_ros.errors import BadRequestError
 
 LONGEST_TEXT = 8000
 """Most characters of a question. A question of this length leaves most of the model's context free."""
+REQUESTS = "request"
+"""First part of the markers' namespace for all requests without a standing query. Therefore no standing query has this name."""
 
 
 def check_query(query: Query, special_tokens: frozenset[str] = frozenset()) -> None:

@@ -2,6 +2,7 @@
 
 from robobrain_ros.core.messages.frames import MOST_FRAME as MOST_FRAME
 from robobrain_ros.core.query_checks import LONGEST_TEXT
+from robobrain_ros.core.query_checks import REQUESTS as REQUESTS
 
 LEAST_TIMEOUT = 0.001
 """Seconds. Smallest timeout of a request; 0 uses the node's default."""
@@ -12,8 +13,6 @@ MOST_TEXT = LONGEST_TEXT
 """Characters of an instruction, question or task."""
 MOST_NAME = 100
 """Characters of the name of a camera or a standing query."""
-REQUESTS = "request"
-"""First part of the markers' namespace for all requests of services and the action. Therefore no standing query has this name."""
 MOST_APPROACH = 10.0
 """Metres. Largest distance of the pose in front of an approach pose."""
 MOST_FLOOR_DISTANCE = 100.0

@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core import overlay
+from robobrain_ros.core.messages.markers import PixelRays, Style
 from robobrain_ros.core.query import Answer, RgbImage
 from robobrain_ros.ros.clock import Jump
 from robobrain_ros.ros.delivery.boundary import GuardedNode
@@ -25,7 +26,7 @@ from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.requests.result import Result
-from robobrain_ros.ros.views.markers import CurrentMarkers, PixelRays, Style, to_markers, to_path, to_poses
+from robobrain_ros.ros.views.markers import CurrentMarkers, to_markers, to_path, to_poses
 from robobrain_ros.ros.views.subscribers import Subscribers
 from robobrain_ros.ros.views.targets import MotionTopics, Target
 
