@@ -33,6 +33,12 @@ def require_rosbags() -> None:
         ) from error
 
 
+def _sections() -> list[tuple[str, str]]:
+    """Return the heading and the text of each message definition of this package."""
+    sections = DEFINITIONS.read_text(encoding="utf-8").split(SEPARATOR)[1:]
+    return [(heading, text) for heading, _, text in (section.partition("\n") for section in sections)]
+
+
 @cache
 def ros2_types() -> Any:
     """Return rosbags' type store of ROS 2, with the messages of this package."""
@@ -40,8 +46,7 @@ def ros2_types() -> Any:
 
     store = get_typestore(Stores.ROS2_JAZZY)
     found: dict[str, Any] = {}
-    for section in DEFINITIONS.read_text(encoding="utf-8").split(SEPARATOR)[1:]:
-        heading, _, text = section.partition("\n")
+    for heading, text in _sections():
         found.update(get_types_from_msg(text, heading.removeprefix("MSG: ")))
     store.register(found)
     return store
@@ -57,6 +62,23 @@ def ros1_types() -> Any:
         if name not in store.types:
             store.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", name))
     return store
+
+
+@cache
+def definition(name: str) -> str:
+    """Return the definition of a message of this package with those of its fields, as a recorder of ROS 2 writes it to a bag.
+
+    The definitions of this package have their comments, and constants stand before their field: viewers then show the names of
+    constants. rosbags alone would remove the comments and move the constants.
+    """
+    own = {heading.removeprefix("MSG: "): text for heading, text in _sections()}
+    first, *others = ros2_types().generate_msgdef(name, ros_version=2)[0].split(SEPARATOR)
+    parts = [own.get(name, first)]
+    for other in others:
+        heading, _, text = other.partition("\n")
+        package, _, short = heading.removeprefix("MSG: ").rpartition("/")
+        parts.append(f"{heading}\n{own.get(f'{package}/msg/{short}', text)}")
+    return SEPARATOR.join(part if part.endswith("\n") else f"{part}\n" for part in parts)
 
 
 def message_type(name: str) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.bags.errors import BagError
-from robobrain_ros.bags.messages import ros2_types
+from robobrain_ros.bags.messages import definition, ros2_types
 from robobrain_ros.bags.segment import Segment
 
 STORAGES = {"mcap": ".mcap", "sqlite3": ".db3"}
@@ -95,7 +95,10 @@ class Output:
 
         :param profiles: QoS profiles with which `ros2 bag play` publishes the topic.
         """
-        return self._segment.writer.add_connection(topic, message_type, typestore=ros2_types(), offered_qos_profiles=profiles)
+        return self._segment.writer.add_connection(
+            topic, message_type, msgdef=definition(message_type), rihs01=ros2_types().hash_rihs01(message_type),
+            offered_qos_profiles=profiles,
+        )  # fmt: skip
 
     def copy_topic(self, connection: Any) -> Any:
         """Add a topic of the input, and return its connection, or None if the input has no definition of its type."""
