@@ -115,11 +115,12 @@ def test_a_played_bag_publishes_the_answers_with_the_profiles_of_the_node(progra
     from robobrain_ros.ros.views import views
 
     bag, out = write_bag(tmp_path / "in", images(1)), tmp_path / "out"
-    done = program(ANSWER, bag, out, *POINT, "--overlay", "--copy-topics", "--storage", storage)
+    done = program(ANSWER, bag, out, *POINT, "--overlay", "--markers", "--copy-topics", "--storage", storage)
     assert done.code == 0, done.err
     found = profiles(out)
     assert found.pop("/camera/image") == []  # As in the input.
-    published = {"/robobrain/affordances": result_topics._LATCHED, "/robobrain/overlay/compressed": views.CHANGES}
+    published = {"/robobrain/affordances": result_topics._LATCHED}
+    published |= dict.fromkeys(("/robobrain/overlay/compressed", "/robobrain/markers"), views.CHANGES)
     assert set(found) == set(published)
     for topic, [profile] in found.items():
         own = published[topic]

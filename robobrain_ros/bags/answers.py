@@ -11,6 +11,7 @@ import numpy as np
 
 from robobrain_ros.bags.errors import BagError
 from robobrain_ros.bags.frames import Frame
+from robobrain_ros.bags.markers import markers_message
 from robobrain_ros.bags.messages import COMPRESSED, PACKAGE, answer_messages, message_type, serialized
 from robobrain_ros.bags.moments import Moment
 from robobrain_ros.bags.positions import PositionSettings, locate
@@ -56,8 +57,8 @@ RESULT_TOPICS = {
 }
 """The topic of each task, as in `robobrain_ros.ros.tasks`. A test compares both."""
 OVERLAY_TOPIC = "overlay/compressed"
-OVERLAY_PROFILE = (10, 10)
-"""Depth, and lifespan in seconds, of the node's topic."""
+VIEW_PROFILE = (10, 10)
+"""Depth, and lifespan in seconds, of the node's topics for viewers: overlay and markers."""
 _FORMAT = "rgb8; jpeg compressed bgr8"
 
 
@@ -75,6 +76,7 @@ class Reply:
     tokens: int = 0
     note: str = ""
     answer: Answer | None = None
+    positions: Positions | None = None
     rows: list[Row] = field(default_factory=list)
     result: tuple[str, bytes] | None = None
     """Name of the result topic after the node's name, and the message."""
@@ -85,13 +87,15 @@ class MomentReplies:
     """All replies about one image.
 
     :param overlay: the image with the answers drawn on it as a JPEG message, or None.
-    :param drawn: the same as an RGB image, or None.
+    :param markers: the answers as a MarkerArray message, or None.
+    :param drawn: the annotated image as an RGB image, or None.
     """
 
     number: int
     time: int
     replies: list[Reply]
     overlay: bytes | None = None
+    markers: bytes | None = None
     drawn: RgbImage | None = None
 
 
@@ -119,12 +123,13 @@ class Responder:
     """Asks the questions about images.
 
     :param limit: largest number of requests at the same time.
-    :param overlay: whether to make overlay messages. ``drawn``: whether to keep the drawn images.
+    :param overlay: whether to make overlay messages. ``markers``: likewise. ``drawn``: whether to keep the drawn images.
     """
 
     def __init__(
-        self, brain: Brain, settings: PositionSettings, *, limit: int, overlay: bool = False, drawn: bool = False
-    ) -> None:
+        self, brain: Brain, settings: PositionSettings, *, limit: int, overlay: bool = False, markers: bool = False,
+        drawn: bool = False,
+    ) -> None:  # fmt: skip
         self._brain = brain
         self._settings = settings
         self._slots = asyncio.Semaphore(limit)
@@ -133,6 +138,7 @@ class Responder:
         # These threads are separate, because the brain resizes images in those of asyncio, and must not wait for one.
         self._threads = ThreadPoolExecutor(_THREADS, "bag-answers")
         self._overlay = overlay
+        self._markers = markers
         self._drawn = drawn
 
     async def answer(self, moment: Moment) -> MomentReplies:
@@ -141,6 +147,8 @@ class Responder:
         done = MomentReplies(moment.number, moment.frame.time, list(replies))
         if self._overlay or self._drawn:
             await self._in_thread(self._draw, moment, done)
+        if self._markers:
+            await self._in_thread(self._mark, moment, done)
         return done
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -171,6 +179,7 @@ class Responder:
         report.image_age = math.nan
         report.stamps = [(frame.header.stamp.sec, frame.header.stamp.nanosec) for frame in frames]
         reply = Reply(question, OutcomeCode.OK, "", report.total_time, report.answer_tokens + report.thinking_tokens)
+        reply.positions = positions
         reply.answer, reply.note = answer, positions.note if positions else ""
         to, topic = answer_messages(), RESULT_TOPICS[question.task]
         origin = Origin(moment.frame.header, question.text, moment.camera.name, question.name, width, height)
@@ -198,6 +207,15 @@ class Responder:
             done.overlay = serialized(
                 overlay(header=moment.frame.header, format="rgb8; jpeg compressed bgr8", data=data), COMPRESSED
             )
+
+    @staticmethod
+    def _mark(moment: Moment, done: MomentReplies) -> None:
+        answers = (
+            (reply.question.name, reply.question.text, reply.answer, reply.positions)
+            for reply in done.replies
+            if reply.answer is not None and reply.positions is not None
+        )
+        done.markers = markers_message(answers, moment.frame.header.frame_id)
 
 
 def message_type_data(data: bytes) -> Any:

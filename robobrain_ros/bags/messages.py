@@ -5,9 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from robobrain_ros.bags.errors import BagError
 from robobrain_ros.core.messages.answers import AnswerMessages, MessageTypes
 from robobrain_ros.core.messages.frames import plain_frame
+from robobrain_ros.core.messages.markers import MarkerTypes
 
 DEFINITIONS = Path(__file__).with_name("definitions.txt")
 """The message definitions of this package in one file. scripts/message_stubs.py writes it, because pip does not install msg/."""
@@ -16,6 +19,7 @@ PACKAGE = "robobrain_ros"
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+MARKERS = "visualization_msgs/msg/MarkerArray"
 TRANSFORMS = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 """The types of /tf. The second one is from the first versions of ROS 1."""
 
@@ -94,6 +98,51 @@ def answer_messages() -> AnswerMessages:
     others = ("geometry_msgs/msg/Point", "sensor_msgs/msg/RegionOfInterest", "builtin_interfaces/msg/Time")
     types |= {name.rpartition("/")[2]: message_type(name) for name in others}
     return AnswerMessages(MessageTypes(**types))
+
+
+class Filled:
+    """Creates messages of a type. Fields that are not passed have the values of an empty message, as in ROS."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, **fields: Any) -> Any:
+        """Return a message with these fields."""
+        _, defined = ros2_types().fielddefs[self._name]
+        usual = _USUAL.get(self._name, {})
+        values = {name: usual[name] if name in usual else _empty(form) for name, form in defined if name not in fields}
+        return message_type(self._name)(**values, **fields)
+
+
+_USUAL = {"geometry_msgs/msg/Quaternion": {"w": 1.0}}
+"""Default values in the definitions of ROS 2, which rosbags ignores."""
+
+
+def _empty(form: Any) -> Any:
+    """Return the value of an empty field.
+
+    :param form: the type of the field, as rosbags describes it.
+    """
+    from rosbags.interfaces import Nodetype
+
+    kind, content = form
+    if kind is Nodetype.NAME:
+        return Filled(content)()
+    if kind is Nodetype.BASE:
+        name = content[0]
+        return "" if name == "string" else False if name == "bool" else 0.0 if name.startswith("float") else 0
+    inner, length = content
+    if inner[0] is Nodetype.BASE and inner[1][0] != "string":
+        return np.zeros(length if kind is Nodetype.ARRAY else 0, inner[1][0])
+    return [_empty(inner) for _ in range(length if kind is Nodetype.ARRAY else 0)]
+
+
+@cache
+def marker_types() -> MarkerTypes:
+    """Return the messages of markers for bags."""
+    types = {"Marker": "visualization_msgs", "MarkerArray": "visualization_msgs", "Header": "std_msgs", "ColorRGBA": "std_msgs"}
+    types |= {"Point": "geometry_msgs", "Vector3": "geometry_msgs", "Duration": "builtin_interfaces"}
+    return MarkerTypes(**{name: Filled(f"{package}/msg/{name}") for name, package in types.items()})
 
 
 def header(stamp: Any, frame: str) -> Any:

@@ -190,7 +190,8 @@ def check_output(path: Path, settings: dict[str, Any], *, overwrite: bool) -> tu
         raise BagError(f"{path} exists already. Choose another name, or pass --overwrite to delete it.")
     if progress.complete:
         raise BagError(f"{path} exists already, and is complete. Choose another name, or pass --overwrite to delete it.")
-    different = [key for key in settings if json.loads(json.dumps(settings[key])) != progress.settings.get(key)]
+    asked = json.loads(json.dumps(settings))
+    different = [key for key in progress.settings | asked if progress.settings.get(key) != asked.get(key)]
     if different:
         raise BagError(
             f"{path} is the unfinished output of another command: {', '.join(different)} differ. Run that command again to "

@@ -52,7 +52,8 @@ def locate(answer: Answer, moment: Moment, size: tuple[int, int], settings: Posi
     image = moment.frame.header
     measured = bool(moment.camera.depth)
     if not needs_positions(answer, measured):
-        return Positions(image)
+        has_parts = bool(answer.points or answer.boxes or answer.waypoints)
+        return Positions(image, camera=_camera(moment, size, settings)[0] if has_parts else None)
     camera, note = _camera(moment, size, settings)
     if camera is None:
         return Positions(image, note=note)

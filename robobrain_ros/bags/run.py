@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from robobrain_ros.bags.answers import OVERLAY_PROFILE, OVERLAY_TOPIC, RESULT_TOPICS, MomentReplies, Responder
+from robobrain_ros.bags.answers import OVERLAY_TOPIC, RESULT_TOPICS, VIEW_PROFILE, MomentReplies, Responder
 from robobrain_ros.bags.errors import BagError
-from robobrain_ros.bags.messages import COMPRESSED, PACKAGE
+from robobrain_ros.bags.markers import MARKERS_TOPIC
+from robobrain_ros.bags.messages import COMPRESSED, MARKERS, PACKAGE
 from robobrain_ros.bags.moments import Moment, Moments
 from robobrain_ros.bags.output import Output
 from robobrain_ros.bags.profiles import latched
@@ -67,7 +68,7 @@ class Run:
 
     def __init__(
         self, source: Source, output: Output, writer: ThreadPoolExecutor, questions: Sequence[Question], responder: Responder,
-        *, node: str, at_once: int = AT_ONCE, sinks: Sinks | None = None, overlay: bool = False,
+        *, node: str, at_once: int = AT_ONCE, sinks: Sinks | None = None, overlay: bool = False, markers: bool = False,
         on_progress: Callable[[str], None] = lambda line: None, on_note: Callable[[str], None] = lambda note: None,
     ) -> None:  # fmt: skip
         self._source = source
@@ -87,6 +88,8 @@ class Run:
         self._topics = {name: f"{PACKAGE}/msg/{type_name}" for name, type_name in names.items()}
         if overlay:
             self._topics[OVERLAY_TOPIC] = COMPRESSED
+        if markers:
+            self._topics[MARKERS_TOPIC] = MARKERS
         self._connections: dict[str, Any] = {}
         self._copies: dict[int, Any] = {}
         self._batch: list[tuple[Any, int, bytes]] = []
@@ -198,7 +201,7 @@ class Run:
 
     def _add_topics(self, copied: Sequence[str]) -> None:
         for name, kind in self._topics.items():
-            profiles = latched(*OVERLAY_PROFILE) if name == OVERLAY_TOPIC else latched()
+            profiles = latched(*VIEW_PROFILE) if name in (OVERLAY_TOPIC, MARKERS_TOPIC) else latched()
             self._connections[name] = self._output.add_topic(self._full(name), kind, profiles)
         for topic in copied:
             known: dict[str, Any] = {}  # Several publishers of a topic can have one connection each.
@@ -217,6 +220,8 @@ class Run:
         messages = [(self._connections[reply.result[0]], done.time, reply.result[1]) for reply in done.replies if reply.result]
         if done.overlay is not None:
             messages.append((self._connections[OVERLAY_TOPIC], done.time, done.overlay))
+        if done.markers is not None:
+            messages.append((self._connections[MARKERS_TOPIC], done.time, done.markers))
         self._output.progress.counts = counts
         self._output.write(messages, moments=1)
 

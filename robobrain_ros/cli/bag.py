@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from robobrain_ros.bags.answers import OVERLAY_TOPIC, RESULT_TOPICS, Responder
 from robobrain_ros.bags.cameras import CameraTopics, select_cameras
 from robobrain_ros.bags.errors import BagError
+from robobrain_ros.bags.markers import MARKERS_TOPIC
 from robobrain_ros.bags.messages import require_rosbags
 from robobrain_ros.bags.moments import Moments
 from robobrain_ros.bags.output import STORAGES, Output, check_output
@@ -101,6 +102,9 @@ def _add_output_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--storage", choices=list(STORAGES), default="mcap", help="format of the output (default: mcap)")
     group.add_argument("--node", default="robobrain", metavar="NAME", help="the topics begin with it (default: robobrain)")
     group.add_argument("--overlay", action="store_true", help=f"also write the annotated images to <node>/{OVERLAY_TOPIC}")
+    group.add_argument(
+        "--markers", action="store_true", help=f"also write the positions as markers to <node>/{MARKERS_TOPIC}, for 3D viewers"
+    )
     group.add_argument("--copy-topics", action="store_true", help="also write all topics of the input; not for bags of ROS 1")
     group.add_argument("--overwrite", action="store_true", help="delete existing outputs")
     group.add_argument("--video", type=Path, metavar="FILE", help=f"write the annotated images ({', '.join(SUFFIXES)})")
@@ -163,7 +167,8 @@ def _prepare(options: argparse.Namespace) -> Job:
     if options.copy_topics and source.is_ros1:
         _reject("--copy-topics copies only topics of rosbag2. Convert the bag first: `rosbags-convert --src IN --dst OUT`.")
     prefix = f"/{options.node.strip('/')}/"
-    results = {f"{prefix}{topic.name}" for topic in RESULT_TOPICS.values()} | {f"{prefix}{OVERLAY_TOPIC}"}
+    names = (*(topic.name for topic in RESULT_TOPICS.values()), OVERLAY_TOPIC, MARKERS_TOPIC)
+    results = {f"{prefix}{name}" for name in names}
     copied = [name for name in source.topics if name not in results] if options.copy_topics else []
     engine = [f"{name}={value}" for name, value in sorted(options.engine) if name not in _WITHOUT_EFFECT]
     settings = {
@@ -178,6 +183,8 @@ def _prepare(options: argparse.Namespace) -> Job:
         "copied topics": copied,
         "tables and videos": [str(path.resolve()) if path else "" for path in (options.video, options.csv, options.parquet)],
     }
+    if options.markers:  # Without this condition, outputs of versions without the option could not be continued.
+        settings["markers"] = True
     _, earlier = check_output(options.output, settings, overwrite=options.overwrite)
     for path in (options.video, options.csv, options.parquet):
         if path and path.exists() and earlier is None and not options.overwrite:
@@ -246,12 +253,13 @@ async def _run(options: argparse.Namespace, job: Job) -> tuple[Run, bool]:
             MESSAGES.report(f"Continuing after {output.progress.moments} images.")
         sinks = _sinks(options, output.progress.moments)
         responder = Responder(
-            brain, job.positions, limit=options.at_once, overlay=options.overlay, drawn=options.video is not None
-        )
+            brain, job.positions, limit=options.at_once, overlay=options.overlay, markers=options.markers,
+            drawn=options.video is not None,
+        )  # fmt: skip
         printer = MESSAGES.progress()
         run = Run(
             job.source, output, writer, job.questions, responder, node=options.node, at_once=options.at_once, sinks=sinks,
-            overlay=options.overlay, on_progress=printer.update, on_note=MESSAGES.report,
+            overlay=options.overlay, markers=options.markers, on_progress=printer.update, on_note=MESSAGES.report,
         )  # fmt: skip
         moments = Moments(
             job.source, job.cameras, job.questions, target_frame=options.target_frame, tolerance=options.sync_tolerance,
