@@ -203,8 +203,19 @@ RUNNING, SUCCEEDED, REGRESSED, STALLED = WatchState
 def test_a_task_ends_when_successive_estimates_agree() -> None:
     limits = WatchLimits()
     assert watched(limits, 0.5, 0.96, 0.9, 0.97, 0.98) == [RUNNING] * 4 + [SUCCEEDED]
-    assert watched(limits, 0.5, 0.8, 0.5, 0.75, 0.55, 0.6) == [RUNNING] * 5 + [REGRESSED]
-    assert watched(WatchLimits(confirmations=1), 0.5, 0.25) == [RUNNING, REGRESSED]
+    assert watched(WatchLimits(confirmations=1), 0.5, 0.96) == [RUNNING, SUCCEEDED]
+    assert watched(limits, 0.1, 0.2, 0.3, 0.1) == [RUNNING] * 3 + [REGRESSED]
+    assert watched(WatchLimits(regression_confirmations=2), 0.1, 0.2, 0.3, 0.1, 0.3, 0.1, 0.05) == [RUNNING] * 6 + [REGRESSED]
+
+
+def test_a_single_high_estimate_is_not_the_start_of_a_regression() -> None:
+    """One more estimate must agree if the progress is low only in comparison with a sudden rise."""
+    limits = WatchLimits()
+    assert watched(limits, 0.1, 0.15, 0.6, 0.2, 0.45, 0.5) == [RUNNING] * 6
+    assert watched(limits, 0.1, 0.15, 0.6, 0.2, 0.2) == [RUNNING] * 4 + [REGRESSED]
+    assert watched(limits, 0.9, 0.0, 0.0) == [RUNNING] * 2 + [REGRESSED]
+    assert watched(limits, 0.6, 0.6, 0.3) == [RUNNING] * 2 + [REGRESSED]
+    assert watched(WatchLimits(regression_confirmations=2), 0.9, 0.0, 0.0, 0.0) == [RUNNING] * 3 + [REGRESSED]
 
 
 def test_a_task_stalls_after_the_time_without_an_advance() -> None:
@@ -238,7 +249,7 @@ def test_the_peak_and_the_final_progress_are_those_of_the_estimates(progress: li
      ({"success": 0.0}, "success"), ({"success": 1.1}, "success"), ({"success": math.nan}, "success"),
      ({"regression": 0.0}, "regression"), ({"regression": 0.95}, "regression"), ({"regression": math.nan}, "regression"),
      ({"success": 0.1}, "regression"), ({"stall": -1.0}, "stall"), ({"stall": math.inf}, "stall"), ({"stall": math.nan}, "stall"),
-     ({"confirmations": 0}, "confirmations")],
+     ({"confirmations": 0}, "confirmations"), ({"regression_confirmations": 0}, "regression_confirmations")],
 )  # fmt: skip
 def test_contradictory_limits_are_rejected(limits, field: str) -> None:
     with pytest.raises(BadRequestError, match=rf"^{field} is"):

@@ -74,8 +74,8 @@ def test_a_limit_includes_its_own_value_in_spite_of_rounding() -> None:
     assert watch.add(0.1, False) is StepState.REGRESSED
     watch = StepWatch(StepLimits(advance=0.2, confirmations=1), moments=[0.1])
     assert watch.add(0.3, False) is StepState.RUNNING
-    task = TaskWatch(WatchLimits(regression=0.2, confirmations=1), 0.0)
-    assert [task.add(float(second), value) for second, value in enumerate((0.3, 0.1))][1] is WatchState.REGRESSED
+    task = TaskWatch(WatchLimits(regression=0.2), 0.0)
+    assert [task.add(float(second), value) for second, value in enumerate((0.2, 0.3, 0.1))][2] is WatchState.REGRESSED
 
 
 @pytest.mark.parametrize("success", [0.8, 0.9])

@@ -126,17 +126,18 @@ def test_rank_correlation() -> None:
     assert rank_correlation([1, 1, 1], [0, 1, 2]) == 0.0
 
 
-def test_an_alarm_is_a_decrease_below_the_peak_in_two_successive_frames() -> None:
-    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3]) is None
-    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3, 0.2]) == 5
-    assert first_alarm([0.0, 0.3, 0.5, 0.2, 0.5, 0.2, 0.5]) is None
-    assert first_alarm([0.0, 1.0, 1.0, 0.5, 0.5]) == 4
-    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3], WatchLimits(success=1.0, confirmations=1)) == 4
+def test_an_alarm_is_a_regression_of_a_watched_task() -> None:
+    assert first_alarm([0.0, 0.2, 0.3, 0.2, 0.15]) is None
+    assert first_alarm([0.0, 0.2, 0.3, 0.2, 0.1, 0.1]) == 4
+    assert first_alarm([0.0, 0.3, 0.5, 0.35, 0.5]) is None
+    assert first_alarm([0.0, 1.0, 1.0, 0.5, 0.5]) == 3
+    two = WatchLimits(success=1.0, regression_confirmations=2)
+    assert first_alarm([0.0, 1.0, 1.0, 0.5, 1.0, 0.5, 1.0], two) is None
+    assert first_alarm([0.0, 1.0, 1.0, 0.5, 0.5], two) == 4
 
 
-@pytest.mark.parametrize(("begin", "detected"), [(1, False), (2, True), (3, True), (4, False)])
+@pytest.mark.parametrize(("begin", "detected"), [(2, False), (3, True), (4, True), (5, False)])
 def test_a_slip_is_detected_in_its_first_two_frames(begin: int, detected: bool) -> None:
-    """The decrease begins at a frame, and the next frame confirms it."""
     estimates = tuple(0.5 if index < begin else 0.0 for index in range(7))
     disturbances = (None, None, None, Disturbance.SLIP, None, None, None)
     course = Course("task", (0.0,) * 7, disturbances, {FUSION: estimates}, {})
@@ -144,7 +145,8 @@ def test_a_slip_is_detected_in_its_first_two_frames(begin: int, detected: bool) 
 
 
 def test_more_confirmations_have_more_frames_to_detect_a_slip(true_courses: list[Course]) -> None:
-    two, three = (rows_of(true_courses, limits=WatchLimits(success=1.0, confirmations=number)) for number in (2, 3))
+    limits = [WatchLimits(success=1.0, regression_confirmations=number) for number in (2, 3)]
+    two, three = (rows_of(true_courses, limits=limit) for limit in limits)
     assert value(two, "slips that undo at least 0.2: detected within 2 frames") == 1.0
     assert value(three, "slips that undo at least 0.2: detected within 3 frames") == 1.0
 

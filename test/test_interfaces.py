@@ -141,6 +141,7 @@ BOUNDS: dict[str, dict[str, set[float]]] = {
         "stall": {LEAST_STALL, 0},
         "timeout": {LEAST_TIMEOUT, MOST_WATCH, 0, DEFAULT_TIMEOUT},
         "confirmations": {0, WatchLimits().confirmations},
+        "regression_confirmations": {0, WatchLimits().regression_confirmations},
     },
     "msg/QueryOptions.msg": {"timeout": {0, LEAST_TIMEOUT, MOST_TIMEOUT}, "max_tokens": {0, MOST_TOKENS}},
 }

@@ -35,7 +35,9 @@ class WatchLimits:
         `LEAST_REGRESSION`, below ``success``.
     :param stall: the task has failed when its progress has not increased for this number of seconds, at least `LEAST_STALL`.
         0: a pause may last forever.
-    :param confirmations: number of successive estimates that must agree that the task has succeeded or regressed.
+    :param confirmations: number of successive estimates that must agree that the task has succeeded.
+    :param regression_confirmations: number of successive estimates that must agree that the task has regressed. If the progress
+        is low only in comparison with a single high estimate, one more must agree.
     :raises BadRequestError: a limit is out of its range, or the limits contradict each other.
     """
 
@@ -43,6 +45,7 @@ class WatchLimits:
     regression: float = 0.2
     stall: float = 0.0
     confirmations: int = 2
+    regression_confirmations: int = 1
 
     def __post_init__(self) -> None:
         if not reaches(self.success, LEAST_GAIN) or self.success > 1.0:
@@ -54,8 +57,9 @@ class WatchLimits:
             )
         if self.stall != 0.0 and not (math.isfinite(self.stall) and reaches(self.stall, LEAST_STALL)):
             raise BadRequestError(f"stall is {self.stall:g} s. It must be 0 (pauses are allowed) or at least {LEAST_STALL:g} s.")
-        if self.confirmations < 1:
-            raise BadRequestError(f"confirmations is {self.confirmations}. It must be at least 1.")
+        for name in ("confirmations", "regression_confirmations"):
+            if (value := getattr(self, name)) < 1:
+                raise BadRequestError(f"{name} is {value}. It must be at least 1.")
 
 
 def reaches(value: float, least: float) -> bool:
@@ -75,6 +79,7 @@ class TaskWatch:
         self._advanced_to = 0.0
         self._successes = 0
         self._regressions = 0
+        self._trusted_peak = 0.0  # The peak, in which an estimate counts at most regression/2 more than the previous one.
         self.peak = 0.0
         """The highest progress so far."""
         self.final = 0.0
@@ -82,15 +87,19 @@ class TaskWatch:
 
     def add(self, time: float, progress: float) -> WatchState:
         """Add the progress (0 to 1) at a time in seconds, and return the state of the task."""
+        self._trusted_peak = max(self._trusted_peak, min(progress, self.final + self._limits.regression / 2.0))
         self.final = progress
         self.peak = max(self.peak, progress)
         if reaches(progress, self._advanced_to + LEAST_GAIN):
             self._advanced_at, self._advanced_to = time, progress
         self._successes = self._successes + 1 if reaches(progress, self._limits.success) else 0
         self._regressions = self._regressions + 1 if reaches(self.peak - progress, self._limits.regression) else 0
+        confirmations = self._limits.regression_confirmations + (
+            not reaches(self._trusted_peak - progress, self._limits.regression)
+        )
         if self._successes >= self._limits.confirmations:
             return WatchState.SUCCEEDED
-        if self._regressions >= self._limits.confirmations:
+        if self._regressions >= confirmations:
             return WatchState.REGRESSED
         return self.at(time)
 

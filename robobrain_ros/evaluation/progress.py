@@ -183,7 +183,7 @@ async def run(options: argparse.Namespace) -> None:
     print(f"{len(courses)} rollouts in {time.monotonic() - began:.0f} s\n\n{table(rows)}", flush=True)
     if options.json is not None:
         settings = {"size": options.size[0]}
-        names = ("model", "noise", "first_seed", "disturbance", "success", "regression", "confirmations")
+        names = ("model", "noise", "first_seed", "disturbance", "success", "regression", "regression_confirmations")
         settings |= {name: getattr(options, name) for name in names}
         write_output(options.json, json.dumps(content(settings, rows, courses), indent=1) + "\n")
     if options.plot is not None:

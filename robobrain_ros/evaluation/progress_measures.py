@@ -37,10 +37,10 @@ def add_alarm_options(parser: argparse.ArgumentParser) -> None:
         help="decrease of the progress that is an alarm (default: %(default)g)",
     )
     parser.add_argument(
-        "--confirmations",
+        "--regression-confirmations",
         type=int,
         choices=range(1, 6),
-        default=ALARM.confirmations,
+        default=ALARM.regression_confirmations,
         help="successive images that must show this decrease (default: %(default)s)",
     )
 
@@ -48,7 +48,7 @@ def add_alarm_options(parser: argparse.ArgumentParser) -> None:
 def alarm_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> WatchLimits:
     """Return the limits of the options. A wrong one ends the program, as an error of the command line."""
     try:
-        return replace(ALARM, regression=options.regression, confirmations=options.confirmations)
+        return replace(ALARM, regression=options.regression, regression_confirmations=options.regression_confirmations)
     except BadRequestError as error:
         parser.error(error.message)
 
@@ -157,7 +157,7 @@ def detects(course: Course, progress: Sequence[float], limits: WatchLimits = ALA
 
 
 def _frames_to_detect(limits: WatchLimits) -> int:
-    return max(FRAMES_TO_DETECT, limits.confirmations)
+    return max(FRAMES_TO_DETECT, limits.regression_confirmations)
 
 
 def rows_of(courses: Sequence[Course], success: float = SUCCESS, limits: WatchLimits = ALARM) -> list[Row]:

@@ -92,6 +92,7 @@ class _Settings:
             goal.regression or _DEFAULTS.regression,
             goal.stall,
             goal.confirmations or _DEFAULTS.confirmations,
+            goal.regression_confirmations or _DEFAULTS.regression_confirmations,
         )
         if limits.stall >= timeout:
             raise BadRequestError(f"stall is {limits.stall:g} s. It must be below timeout ({timeout:g} s).")

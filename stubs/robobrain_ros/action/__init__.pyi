@@ -90,6 +90,7 @@ class WatchTask:
         stall: float
         timeout: float
         confirmations: int
+        regression_confirmations: int
         def __init__(
             self,
             *,
@@ -103,6 +104,7 @@ class WatchTask:
             stall: float = ...,
             timeout: float = ...,
             confirmations: int = ...,
+            regression_confirmations: int = ...,
         ) -> None: ...
         @classmethod
         def get_fields_and_field_types(cls) -> dict[str, str]: ...
