@@ -81,7 +81,7 @@ class Output:
         :raises BagError: the path exists and cannot be resumed, or cannot be written.
         """
         progress, earlier = check_output(path, settings, overwrite=overwrite)
-        if overwrite and path.exists() and earlier is None:
+        if path.exists() and earlier is None and (overwrite or _is_of_killed_run(path)):
             shutil.rmtree(path)
         return cls(path, storage, progress, earlier)
 
@@ -93,8 +93,15 @@ class Output:
     def add_topic(self, topic: str, message_type: str, profiles: Sequence[Any]) -> Any:
         """Add a topic with messages of this package or of ROS, and return its connection.
 
-        :param profiles: QoS profiles with which `ros2 bag play` publishes the topic.
+        :param profiles: QoS profiles with which `ros2 bag play` publishes the topic. The profiles of an earlier run take
+            precedence, because all files of a bag must have the same ones: readers omit the messages of other files.
         """
+        from rosbags.rosbag2.metadata import parse_qos
+
+        for found in [] if self._earlier is None else self._earlier["topics_with_message_count"]:
+            known = found["topic_metadata"]
+            if (known["name"], known["type"]) == (topic, message_type):
+                profiles = parse_qos(known["offered_qos_profiles"])
         return self._segment.writer.add_connection(
             topic, message_type, msgdef=definition(message_type), rihs01=ros2_types().hash_rihs01(message_type),
             offered_qos_profiles=profiles,
@@ -182,7 +189,7 @@ def check_output(path: Path, settings: dict[str, Any], *, overwrite: bool) -> tu
         if others:
             raise BagError(f"{path} is not only a bag: it has {others[0].name}. --overwrite deletes only bags.")
         return Progress(settings), None
-    if path.is_dir() and not any(path.iterdir()):
+    if path.is_dir() and (not any(path.iterdir()) or _is_of_killed_run(path)):
         return Progress(settings), None
     metadata = _read_metadata(path)
     progress = None if metadata is None else _saved_progress(metadata)
@@ -209,6 +216,11 @@ def _is_of_bag(item: Path, path: Path) -> bool:
         is_segment = re.fullmatch(rf"{re.escape(path.name)}_\d+", item.name) is not None
         return is_segment and all(_is_own_file(each) for each in item.iterdir())
     return item.name in (_RESERVE, f"{_METADATA}.tmp") or (_is_own_file(item) and (path / _METADATA).is_file())
+
+
+def _is_of_killed_run(path: Path) -> bool:
+    """Return whether a folder has only what the first run leaves behind if its process is killed. Its answers are incomplete."""
+    return (path / _RESERVE).is_file() and not (path / _METADATA).exists() and all(_is_of_bag(it, path) for it in path.iterdir())
 
 
 def _is_own_file(item: Path) -> bool:
