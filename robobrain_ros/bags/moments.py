@@ -99,8 +99,9 @@ class Moments:
     :param cameras: the cameras. The questions name some of them.
     :param target_frame: frame of the positions, or empty for the images' own frames.
     :param tolerance: largest difference in seconds between the stamps of an image and its depth image.
-    :param copied: topics whose messages are passed to ``on_record`` in the order of the recording.
+    :param copied: topics whose messages are passed to `on_record` in the order of the recording.
     :param on_note: called with a sentence about the recording.
+    :raises BagError: the first calibration or a static transform cannot be read.
     """
 
     def __init__(
@@ -112,13 +113,13 @@ class Moments:
         target_frame: str = "",
         tolerance: float = 0.01,
         copied: Sequence[str] = (),
-        on_record: Callable[[Record], None] = lambda record: None,
         on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
         self._source = source
         self._target = plain_frame(target_frame)
         self._copied = frozenset(copied)
-        self._on_record = on_record
+        self.on_record: Callable[[Record], None] = lambda record: None
+        """Called with each message of the copied topics."""
         self._on_note = on_note
         self._streams = {camera.name: _Stream(camera, source, questions, tolerance) for camera in cameras}
         self._buffer = TransformBuffer()
@@ -173,7 +174,7 @@ class Moments:
             self.time = record.time
             topic = record.connection.topic
             if topic in self._copied:
-                self._on_record(record)
+                self.on_record(record)
             for handle in self._handlers.get(topic, ()):
                 handle(record)
             yield from self._complete(everything=False)

@@ -111,6 +111,7 @@ class Run:
         :param copied: topics of the input whose messages are copied. They must be those of ``moments``.
         :raises BagError: the bag is damaged, the output cannot be written, or the engine fails. The output is readable.
         """
+        moments.on_record = self._on_record
         queue: asyncio.Queue[Moment | BaseException | None] = asyncio.Queue(2)
         complete = False
         interval = sys.getswitchinterval()
@@ -247,8 +248,8 @@ class Run:
         if not self._stop.is_set():
             asyncio.run_coroutine_threadsafe(queue.put(end), loop).result()
 
-    def on_record(self, record: Record) -> None:
-        """Copy a message of the input. Called in the thread of the reader.
+    def _on_record(self, record: Record) -> None:
+        """Copy a message of the input.
 
         :raises BagError: the disk is full.
         """

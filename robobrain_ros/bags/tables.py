@@ -69,6 +69,19 @@ class CsvTable:
         self._file.close()
 
 
+def require_pyarrow() -> None:
+    """Check that the library pyarrow is installed.
+
+    :raises BagError: it is not.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise BagError(
+            f"--parquet needs the library pyarrow ({error}). Install it with `pip install pyarrow`, or use --csv."
+        ) from error
+
+
 class ParquetTable:
     """A Parquet file. It needs the library pyarrow.
 
@@ -79,13 +92,9 @@ class ParquetTable:
     """Rows that are written together, so that the memory is bounded."""
 
     def __init__(self, path: Path, first: int = 0) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise BagError(
-                f"--parquet needs the library pyarrow ({error}). Install it with `pip install pyarrow`, or use --csv."
-            ) from error
+        require_pyarrow()
+        import pyarrow
+        import pyarrow.parquet
 
         kinds = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string(), bool: pyarrow.bool_()}
         self._schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])

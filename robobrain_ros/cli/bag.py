@@ -28,7 +28,7 @@ from robobrain_ros.bags.positions import PositionSettings
 from robobrain_ros.bags.questions import Question, check_question, read_questions
 from robobrain_ros.bags.run import AT_ONCE, Run, Sinks
 from robobrain_ros.bags.source import Source
-from robobrain_ros.bags.tables import CsvTable, ParquetTable, Table
+from robobrain_ros.bags.tables import CsvTable, ParquetTable, Table, require_pyarrow
 from robobrain_ros.bags.video import SUFFIXES, Video, next_path
 from robobrain_ros.cli.bag_options import add_asking_arguments, add_moment_arguments, asked_question, check_cameras, check_moments
 from robobrain_ros.cli.option_types import add_plan_arguments, count, plan_request, seconds
@@ -60,6 +60,7 @@ class Job:
     questions: list[Question]
     positions: PositionSettings
     copied: list[str]
+    moments: Moments
     settings: dict[str, Any]
 
 
@@ -189,7 +190,13 @@ def _prepare(options: argparse.Namespace) -> Job:
     for path in (options.video, options.csv, options.parquet):
         if path and path.exists() and earlier is None and not options.overwrite:
             _reject(f"{path} exists already. Choose another name, or pass --overwrite to delete it.")
-    return Job(source, cameras, questions, positions, copied, settings)
+    if options.parquet:
+        require_pyarrow()
+    moments = Moments(
+        source, cameras, questions, target_frame=options.target_frame, tolerance=options.sync_tolerance, copied=copied,
+        on_note=MESSAGES.report,
+    )  # fmt: skip
+    return Job(source, cameras, questions, positions, copied, moments, settings)
 
 
 def _check_paths(options: argparse.Namespace) -> None:
@@ -251,7 +258,11 @@ async def _run(options: argparse.Namespace, job: Job) -> tuple[Run, bool]:
         output = opening.result()
         if output.is_resumed:
             MESSAGES.report(f"Continuing after {output.progress.moments} images.")
-        sinks = _sinks(options, output.progress.moments)
+        try:
+            sinks = _sinks(options, output.progress.moments)
+        except BaseException:
+            writer.submit(output.close, complete=False).result()
+            raise
         responder = Responder(
             brain, job.positions, limit=options.at_once, overlay=options.overlay, markers=options.markers,
             drawn=options.video is not None,
@@ -261,12 +272,8 @@ async def _run(options: argparse.Namespace, job: Job) -> tuple[Run, bool]:
             job.source, output, writer, job.questions, responder, node=options.node, at_once=options.at_once, sinks=sinks,
             overlay=options.overlay, markers=options.markers, on_progress=printer.update, on_note=MESSAGES.report,
         )  # fmt: skip
-        moments = Moments(
-            job.source, job.cameras, job.questions, target_frame=options.target_frame, tolerance=options.sync_tolerance,
-            copied=job.copied, on_record=run.on_record, on_note=MESSAGES.report,
-        )  # fmt: skip
         try:
-            return run, await run.run(moments, job.copied)
+            return run, await run.run(job.moments, job.copied)
         finally:
             printer.finish()
             _report(run, options)
