@@ -1,10 +1,13 @@
 """Read bags: rosbag2 (MCAP, SQLite, compressed) and ROS 1."""
 
+import errno
+import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.bags.bounded import limit_decompression
 from robobrain_ros.bags.errors import BagError
 from robobrain_ros.bags.messages import CAMERA_INFO, calibration_of_ros1, ros1_types, ros2_types
 
@@ -83,6 +86,7 @@ class Source:
             )
         if not self.path.is_dir() and self.path.suffix not in (".bag", ".mcap", ".db3"):
             raise BagError(f"{self.path} is no bag: its name does not end in .mcap, .db3 or .bag, and it is no folder.")
+        limit_decompression()
         try:
             self._check_files()
             reader = Reader1(self.path) if self.is_ros1 else Reader2(self.path)
@@ -91,6 +95,12 @@ class Source:
         except BagError:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                folder = tempfile.gettempdir()
+                raise BagError(
+                    f"{self.path} is compressed, and {folder} has too little space to decompress it. Free some space, or set "
+                    "TMPDIR to another folder."
+                ) from error
             raise self.damaged(error) from error
         return reader
 
