@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,17 @@ def write(path: Path, content: bytes | str) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def video(path: Path, frames: int = 20) -> None:
-    """Write a video whose frames get brighter."""
+def brighter(frames: int = 20) -> list[np.ndarray]:
+    """Return images that get brighter."""
+    return [np.full((SIZE[1], SIZE[0], 3), 10 * number, np.uint8) for number in range(frames)]
+
+
+def video(path: Path, frames: Iterable[np.ndarray] = brighter()) -> None:
+    """Write a video."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, SIZE)
-    for number in range(frames):
-        writer.write(np.full((SIZE[1], SIZE[0], 3), 10 * number, np.uint8))
+    for frame in frames:
+        writer.write(frame)
     writer.release()
 
 

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import test_evaluation_formats as formats
 from test_consistency import flageval, save, where2place
 
 from robobrain_ros.core.query import Answer, Point, Task
-from robobrain_ros.evaluation.benchmark_item import FLAGEVAL, PUBLISHED, BenchmarkError
+from robobrain_ros.evaluation.benchmark_item import FLAGEVAL, PUBLISHED, BenchmarkError, Clip
+from robobrain_ros.evaluation.benchmark_videos import read_frames
 from robobrain_ros.evaluation.benchmarks import read_benchmark
 from robobrain_ros.evaluation.scoring import score_item
 
@@ -109,6 +112,31 @@ def test_a_video_whose_end_is_missing_is_found_while_reading(tmp_path: Path) -> 
     for file in tmp_path.rglob("*.mp4"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert "cannot be decoded" in attempt(tmp_path, PUBLISHED)
+
+
+def test_a_video_that_is_damaged_in_its_middle_is_found_while_reading(tmp_path: Path) -> None:
+    """Its first and last frames can be decoded. The model would see others too."""
+    formats.vsi(tmp_path)
+    [file] = tmp_path.rglob("*.mp4")
+    noise = np.random.default_rng(0).integers(0, 255, (36, 84, 112, 3), np.uint8)
+    formats.video(file, noise)
+    whole = bytearray(file.read_bytes())
+    begin, end = whole.find(b"mdat"), whole.find(b"moov")
+    # Frames 0 to 11, 12 to 23 and 24 to 35 are decoded independently of each other.
+    for share in (0.4, 0.5, 0.6):
+        place = begin + int(share * (end - begin))
+        whole[place : place + 6000] = bytes(6000)
+    file.write_bytes(whole)
+    for number in (0, 35):
+        read_frames(Clip(file, number, number), "an end", 1)
+    assert re.fullmatch(r"Question 0: the video .*s1.mp4 cannot be decoded at frame \d+\.", attempt(tmp_path, PUBLISHED))
+
+
+def test_only_the_questions_of_a_limit_are_checked(tmp_path: Path) -> None:
+    where2place(tmp_path, 3)
+    (tmp_path / "images" / "02.jpg").unlink()
+    assert len(read_benchmark(tmp_path, limit=2).items) == 2
+    assert "images/02.jpg cannot be read" in attempt(tmp_path, PUBLISHED)
 
 
 def test_a_mask_of_another_size_is_rejected(tmp_path: Path) -> None:

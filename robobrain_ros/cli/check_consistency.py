@@ -225,12 +225,12 @@ def _read_all(options: argparse.Namespace) -> list[Benchmark]:
     """Return the benchmarks of the command line, with at most ``--limit`` questions each."""
     benchmarks = []
     for name, folder in options.benchmark:
-        benchmark = read_benchmark(home_expanded(folder), name, options.protocol)
+        _messages.report(f"{folder}: checking the questions, images and videos.")
+        benchmark = read_benchmark(home_expanded(folder), name, options.protocol, options.limit)
         for kind, count in benchmark.skipped.items():
             _messages.report(f"{benchmark.name}: {count} questions are skipped ({kind}).")
-        items = benchmark.items[: options.limit] if options.limit else benchmark.items
-        benchmarks.append(Benchmark(benchmark.name, items, benchmark.skipped, benchmark.format, benchmark.rule))
-        _messages.report(f"{benchmark.name}: {len(items)} questions, read as {benchmark.format}.")
+        benchmarks.append(benchmark)
+        _messages.report(f"{benchmark.name}: {len(benchmark.items)} questions, read as {benchmark.format}.")
     names = [benchmark.name for benchmark in benchmarks]
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise DemoError(f"Two benchmarks are called {twice}. Name them: --benchmark NAME=FOLDER.")

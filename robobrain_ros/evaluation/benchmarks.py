@@ -70,13 +70,14 @@ _FLAGEVAL_KINDS = {
 """Kinds of questions by ``question_type``. VSI-Bench has its own types in FlagEvalMM."""
 
 
-def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED) -> Benchmark:
-    """Read and check all files of a benchmark's folder, so that a missing file is found before the first question.
+def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED, limit: int = 0) -> Benchmark:
+    """Read a benchmark's folder, and check all files of its questions, so that a missing file is found before the first question.
 
     docs/reference/benchmarks.md describes the formats. The files in the folder identify the format.
 
     :param name: name of the benchmark in reports. Empty: the name of the folder.
     :param protocol: `PUBLISHED`, or `FLAGEVAL` for the wording and the scores of FlagEvalMM.
+    :param limit: number of questions. Only their images and videos are checked. 0: all.
     :raises BenchmarkError: the folder has no known format, or a file or field is missing or damaged.
     """
     if not os.path.isdir(folder):
@@ -89,6 +90,7 @@ def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED) -> B
     twice = [identity for identity, count in Counter(item.identity for item in items).items() if count > 1]
     if twice:
         raise BenchmarkError(f"{folder} has the question {twice[0]} twice.")
+    items = items[: limit or None]
     for item in items:
         _check_texts(item)
         _check_images(item)
