@@ -1,6 +1,7 @@
 """The bag program with hostile bags, and after its process was killed."""
 
 import errno
+import re
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,26 @@ def halved(item: Item) -> Item:
     topic, kind, time, message = item
     raw = bytes(ros2_types().serialize_cdr(message, kind))
     return topic, kind, time, raw[: len(raw) // 2]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("message_count", "{}"),
+        ("message_count", "true"),
+        ("name", "7"),
+        ("type", "[]"),
+        ("nanoseconds_since_epoch", "x"),
+        ("path", "5"),
+    ],
+)
+def test_a_metadata_file_with_values_of_other_types(program: Program, tmp_path: Path, key: str, value: str) -> None:
+    bag = write_bag(tmp_path / "in", images(1))
+    text = (bag / "metadata.yaml").read_text()
+    (bag / "metadata.yaml").write_text(re.sub(rf"(\b{key}): .*", rf"\1: {value}", text))
+    done = program(ANSWER, bag, tmp_path / "out", *POINT)
+    assert done.code == 2 or key == "path", "rosbags ignores the paths of the files"
+    assert done.code == 0 or f"{bag} is truncated or damaged (" in done.err
 
 
 @pytest.mark.parametrize("topic", ["/camera/camera_info", "/tf_static"])

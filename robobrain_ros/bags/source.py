@@ -91,6 +91,7 @@ class Source:
             self._check_files()
             reader = Reader1(self.path) if self.is_ros1 else Reader2(self.path)
             reader.open()
+            _check_values(reader)
             _match_connections(reader)
         except BagError:
             raise
@@ -182,6 +183,23 @@ class Source:
     def close(self) -> None:
         """Close the files."""
         self._reader.close()
+
+
+def _check_values(reader: Any) -> None:
+    """Check the types of the values that rosbags takes from metadata.yaml or from the index.
+
+    :raises TypeError: a value has another type.
+    """
+    numbers = {"number of messages": reader.message_count, "begin": reader.start_time, "end": reader.end_time}
+    texts: dict[str, Any] = {}
+    for connection in reader.connections:
+        topic = connection.topic
+        texts |= {f"name of the topic {topic}": topic, f"type of the topic {topic}": connection.msgtype}
+        numbers[f"number of messages of the topic {topic}"] = connection.msgcount
+    for values, kind in ((texts, str), (numbers, int)):
+        for what, value in values.items():
+            if type(value) is not kind:
+                raise TypeError(f"the {what} is {value!r}")
 
 
 def _match_connections(reader: Any) -> None:
