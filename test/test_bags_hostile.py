@@ -41,16 +41,13 @@ def halved(item: Item) -> Item:
         ("name", "7"),
         ("type", "[]"),
         ("nanoseconds_since_epoch", "x"),
-        ("path", "5"),
     ],
 )
 def test_a_metadata_file_with_values_of_other_types(program: Program, tmp_path: Path, key: str, value: str) -> None:
     bag = write_bag(tmp_path / "in", images(1))
     text = (bag / "metadata.yaml").read_text()
     (bag / "metadata.yaml").write_text(re.sub(rf"(\b{key}): .*", rf"\1: {value}", text))
-    done = program(ANSWER, bag, tmp_path / "out", *POINT)
-    assert done.code == 2 or key == "path", "rosbags ignores the paths of the files"
-    assert done.code == 0 or f"{bag} is truncated or damaged (" in done.err
+    assert rejected(program, bag, tmp_path / "out", *POINT).startswith(f"{bag} is truncated or damaged (")
 
 
 @pytest.mark.parametrize("topic", ["/camera/camera_info", "/tf_static"])
