@@ -32,12 +32,12 @@ class WatchLimits:
 
     :param success: the task has succeeded at this progress, `LEAST_GAIN` to 1.
     :param regression: the task has failed when its progress is lower than the highest by this difference, at least
-        `LEAST_REGRESSION`, below ``success``.
+        `LEAST_REGRESSION`, below ``success``. For this, an estimate counts at most half of this difference more than the previous
+        one, so that a single estimate that is too high is not the start of a regression.
     :param stall: the task has failed when its progress has not increased for this number of seconds, at least `LEAST_STALL`.
         0: a pause may last forever.
     :param confirmations: number of successive estimates that must agree that the task has succeeded.
-    :param regression_confirmations: number of successive estimates that must agree that the task has regressed. If the progress
-        is low only in comparison with a single high estimate, one more must agree.
+    :param regression_confirmations: number of successive estimates that must agree that the task has regressed.
     :raises BadRequestError: a limit is out of its range, or the limits contradict each other.
     """
 
@@ -93,13 +93,11 @@ class TaskWatch:
         if reaches(progress, self._advanced_to + LEAST_GAIN):
             self._advanced_at, self._advanced_to = time, progress
         self._successes = self._successes + 1 if reaches(progress, self._limits.success) else 0
-        self._regressions = self._regressions + 1 if reaches(self.peak - progress, self._limits.regression) else 0
-        confirmations = self._limits.regression_confirmations + (
-            not reaches(self._trusted_peak - progress, self._limits.regression)
-        )
+        regressed = reaches(self._trusted_peak - progress, self._limits.regression)
+        self._regressions = self._regressions + 1 if regressed else 0
         if self._successes >= self._limits.confirmations:
             return WatchState.SUCCEEDED
-        if self._regressions >= confirmations:
+        if self._regressions >= self._limits.regression_confirmations:
             return WatchState.REGRESSED
         return self.at(time)
 
