@@ -12,15 +12,12 @@ from PIL import Image
 
 from robobrain_ros.cli.answer_log import AnswerLog
 from robobrain_ros.cli.check_consistency import fill, parse_options, run
-from robobrain_ros.cli.consistency_html import page
 from robobrain_ros.cli.consistency_report import (
     Cell,
     Column,
     cell_of,
     difference,
     grid_warnings,
-    published,
-    published_model,
     table,
 )
 from robobrain_ros.core.brain import Brain
@@ -288,19 +285,6 @@ def test_intervals_and_differences() -> None:
     assert difference(one, one) == "+0.00 ± 0.00, 2 of 2 answers the same"
 
 
-@pytest.mark.parametrize(
-    ("name", "think", "said"),
-    [
-        ("Where2Place", True, "69.58 -> 70.25"),
-        ("All-Angles-Bench", False, "50.14 -> 49.62"),
-        ("SAT", True, "86.67 -> 85.33"),
-        ("tabletop", False, ""),
-    ],
-)
-def test_published_figures(name: str, think: bool, said: str) -> None:
-    assert published(name, think) == said
-
-
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     options = parse_options(["--benchmark", "ERQA=/data/erqa", "--benchmark", "/data/where2place", "--think", "both"])
     assert options.benchmark == [("ERQA", "/data/erqa"), ("", "/data/where2place")]
@@ -391,16 +375,6 @@ def test_answers_of_another_evaluation_are_not_mixed(tmp_path: Path, content: st
     assert (tmp_path / "log").read_text() == content
 
 
-def test_the_html_report_shows_the_worst_answers_first(tmp_path: Path) -> None:
-    benchmark = large_where2place(tmp_path / "Where2Place")
-    column = asyncio.run(filled("native", ["[(10, 10)]", "[(900, 10)] <script>"], benchmark))
-    text = page("Evaluation of x", [column], [benchmark], profile_for("qwen2_5_vl"), Grid.MODEL_PIXELS, "RoboBrain2.0-32B")
-    assert text.index("<b>1</b>: 0 %") < text.index("<b>0</b>: 100 %")
-    assert text.count("data:image/jpeg;base64,") == 2
-    assert "<script>" not in text
-    assert "73.59 → 72.58" in text
-
-
 def test_questions_without_a_prompt_of_the_family_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark = read_benchmark(flageval(tmp_path))
     brain = Brain(ScriptedEngine(["B"]), profile_for("qwen2.5-vl"))
@@ -408,12 +382,6 @@ def test_questions_without_a_prompt_of_the_family_are_skipped(tmp_path: Path, ca
     asyncio.run(fill(column, brain, [benchmark], parse_options(["--scenes", "0", "--benchmark", "x"])))
     assert set(column.results[benchmark.name, False]) == {"c1", "y1"}
     assert "1 questions are skipped, because Qwen2.5-VL has no prompt for their task" in capsys.readouterr().err
-
-
-def test_published_figures_of_the_models_own_card() -> None:
-    assert published_model("/models/RoboBrain2.5-8B-NV") == "RoboBrain2.5-8B"
-    assert published("Where2Place", False, "RoboBrain2.5-8B") == "1.22 -> 0.11"
-    assert published("Where2Place", True, "RoboBrain2.5-8B") == ""
 
 
 @pytest.mark.parametrize("kind", ["remote", "embedded"])

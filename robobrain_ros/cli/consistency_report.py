@@ -37,11 +37,20 @@ _OF_2_5_8B: Mapping[str, _Pairs] = {
     "sat": (None, (69.33, 68.67)),
     "egoplanbench2": (None, (49.05, 48.45)),
     "erqa": (None, (41.25, 38.6)),
+    "embodiedverse": (None, (44.32, 44.34)),
 }
 """RoboBrain2.5-8B. Where2Place was scored on a wrong grid: others report 66.0 for these weights (arXiv 2606.20905, table 1)."""
 PUBLISHED = {"RoboBrain2.0-32B": _OF_2_0_32B, "RoboBrain2.5-8B": _OF_2_5_8B}
 """Published scores in percent from the model cards at FlagRelease. Each benchmark has the scores (CUDA, FlagOS) with thinking,
 and the scores (CUDA, FlagOS) without thinking."""
+_FLAGEVAL_NAMES: Mapping[str, str] = {
+    "blinkvalev": "blink",
+    "cvbenchtest": "cvbench",
+    "robospatialhomeall": "robospatialhome",
+    "vsibenchtiny": "vsibench",
+    "embodiedverseopensampled": "embodiedverse",
+}
+"""The names of FlagEvalMM, with which the model cards name the benchmarks, if they differ."""
 _DEFAULT_MODEL = "RoboBrain2.0-32B"
 
 
@@ -139,6 +148,7 @@ def published_model(model: str) -> str:
 def published(name: str, think: bool, model: str = _DEFAULT_MODEL) -> str:
     """Return the published scores of a model on a benchmark as text, or an empty string if none are known."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    plain = _FLAGEVAL_NAMES.get(plain, plain)
     scores = next((scores for known, scores in PUBLISHED[model].items() if plain in (known, f"{known}bench")), None)
     found = None if scores is None else scores[0 if think else 1]
     return "" if found is None else "{:.2f} -> {:.2f}".format(*found)

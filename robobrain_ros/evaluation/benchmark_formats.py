@@ -12,11 +12,19 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from robobrain_ros.engine.base import MOST_IMAGES
+from robobrain_ros.evaluation.benchmark_instructions import (
+    DIRECT,
+    LAST_LINE,
+    STEPS,
+    YES_NO_LINE,
+    tokens_for,
+    video_question,
+)
 from robobrain_ros.evaluation.benchmark_item import (
     FLAGEVAL,
     PUBLISHED,
@@ -32,25 +40,7 @@ from robobrain_ros.evaluation.benchmark_item import (
 from robobrain_ros.evaluation.benchmark_tables import Row, Table, selected, tab_separated
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-DIRECT = "Answer with the option's letter from the given choices directly."
-"""Instruction of FlagEvalMM for All-Angles, EgoPlan-Bench2, CV-Bench and EmbSpatial-Bench, and of VSI-Bench."""
-STEPS = (
-    "Carefully analyze the multiple-choice question above and reason through it step by step. Conclude your response with a line "
-    "in the following format: Answer: $LETTER (without quotes), where $LETTER is the letter of the correct choice."
-)
-"""Instruction of FlagEvalMM for ERQA and SAT."""
-NUMBER = "Please answer the question using a single word or phrase."
-"""Instruction of VSI-Bench for numbers."""
-_LAST_LINE = (
-    "The last line of your response should be of the following format: 'Answer: $LETTER' (without quotes) where LETTER is one of "
-    "options."
-)
 _ONLY_LETTER = " Please answer directly with only the letter of the correct option and nothing else."
-_VSI = (
-    "Carefully analyze the question above and reason through it step by step. Conclude your response with a line in the "
-    "following format:"
-)
-_STEP_TOKENS = 2048
 _EGOPLAN = (
     "Select the best answer to the following multiple-choice question based on the video. Respond with only the letter (A, B, C, "
     "or D) of the correct option.\n\nConsidering the progress shown in the video and my current observation in the last frame, "
@@ -63,10 +53,15 @@ _CHOICE_TYPES = ("object_rel_", "route_planning", "obj_appearance_order")
 
 @dataclass
 class Reading:
-    """The questions of a folder while it is read."""
+    """The questions of a folder while it is read.
+
+    :param called: name of the benchmark as the user states it, or empty.
+    :param name: name of the format.
+    """
 
     folder: Path
     protocol: str = PUBLISHED
+    called: str = ""
     name: str = ""
     rule: str = "mean"
 
@@ -90,7 +85,8 @@ def where2place(reading: Reading) -> None:
         found = next((path for path in same if os.path.isfile(path)), None)
         if found is None:
             raise BenchmarkError(f"{where}: masks/ has no mask of the name {name}.")
-        reading.items.append(Item(identity, "point", without_point_format(text), (image,), mask=found))
+        text = without_point_format(text)
+        reading.items.append(Item(identity, "point", text, (image,), mask=found, graded=reading.flageval))
 
 
 def refspatial(reading: Reading) -> None:
@@ -127,14 +123,16 @@ def robospatial(reading: Reading, rows: Iterable[Row]) -> None:
         numbers[category] += 1
         image = media(row.get("img"), reading.folder, where, "img")
         if answer.strip().lower() in ("yes", "no"):
-            text = f"{_YES_NO.sub('', question)}\nAnswer with yes or no." if reading.flageval else question
-            kind = Item(identity, "yes-no", text, (image,), answer.strip().lower(), category=category, begins=True)
-            reading.items.append(kind)
+            text = f"{_YES_NO.sub('', question)}\n{YES_NO_LINE}" if reading.flageval else question
+            said = answer.strip().lower()
+            # After an explanation, the answer is in the last line.
+            item = Item(identity, "yes-no", text, (image,), said, category=category, begins=not reading.flageval)
+            reading.items.append(replace(item, max_tokens=tokens_for(text)))
             continue
         text = without_point_format(question)
         if reading.flageval:
             mask = media(row.get("mask"), reading.folder, where, "mask")
-            reading.items.append(Item(identity, "point", text, (image,), mask=mask, category=category))
+            reading.items.append(Item(identity, "point", text, (image,), mask=mask, category=category, graded=True))
         else:
             reading.items.append(Item(identity, "point", text, (image,), polygon=_polygon(answer, where), category=category))
 
@@ -178,7 +176,7 @@ def blink(reading: Reading, rows: Iterable[Row]) -> None:
     for row, where in rows:
         images = [row[name] for name in ("image_1", "image_2", "image_3", "image_4") if row.get(name) is not None]
         prompt = required(row, "prompt", where)
-        text = f"{prompt}\n{_LAST_LINE if reading.flageval else DIRECT}"
+        text = f"{prompt}\n{LAST_LINE if reading.flageval else DIRECT}"
         _choice(reading, row, where, text, images, str(row.get("sub_task", "")), "idx")
 
 
@@ -223,21 +221,12 @@ def vsi_bench(reading: Reading, rows: Iterable[Row]) -> None:
             raise BenchmarkError(f"{where} has no options.")
         if chosen:
             question = f"{question}\nOptions:\n" + "\n".join(map(str, options or []))
-        if reading.flageval:
-            what = "$LETTER (without quotes), where $LETTER corresponds to the correct option."
-            number = "$NUMBER (without quotes), where $NUMBER is a number (integer or float) corresponds to the correct answer."
-            text = f"These are frames of a video.\n{question}\n{_VSI}\nAnswer: {what if chosen else number}"
-        else:
-            how = DIRECT if chosen else NUMBER
-            text = f"These are frames of a video.\n{question}\n{how}"
+        text = video_question(question, chosen, reading.flageval)
         if not chosen and _number(right) is None:
             raise BenchmarkError(f"{where}: the ground_truth {right!r} is not a number.")
         answer = _letter(right, where) if chosen else right.strip()
-        tokens = _STEP_TOKENS if reading.flageval else 512
-        item = Item(
-            identity, "choice" if chosen else "number", text, (), answer, clip=Clip(video), category=kind, max_tokens=tokens
-        )
-        reading.items.append(item)
+        item = Item(identity, "choice" if chosen else "number", text, (), answer, clip=Clip(video), category=kind)
+        reading.items.append(replace(item, max_tokens=tokens_for(text)))
 
 
 def egoplan2(reading: Reading, path: Path) -> None:
@@ -303,11 +292,16 @@ def _choice(reading: Reading, row: dict[str, Any], where: str, text: str, images
         reading.skipped["too many images"] += 1
         return
     found = tuple(media(image, reading.folder, where, "image") for image in images)
-    tokens = _STEP_TOKENS if STEPS in text or _LAST_LINE in text else 512
     key = required({identity: row.get(identity)}, identity, where)
     reading.items.append(
         Item(
-            f"{category}_{key}" if identity == "idx" else key, "choice", text, found, answer, category=category, max_tokens=tokens
+            f"{category}_{key}" if identity == "idx" else key,
+            "choice",
+            text,
+            found,
+            answer,
+            category=category,
+            max_tokens=tokens_for(text),
         )
     )
 

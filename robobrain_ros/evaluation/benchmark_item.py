@@ -47,6 +47,7 @@ class Item:
     :param kind: "point" (``mask`` or ``polygon`` says where), "choice" (``answer`` is the option's letter), "yes-no" or "number".
     :param answer: the right answer of the other kinds than "point".
     :param mask: the image's pixels above ``mask_level`` are right.
+    :param graded: whether a point counts as much as the mask is bright there, from 0 to 1, as in FlagEvalMM.
     :param polygon: corners as fractions of the width and of the height. The first point of the answer must be inside. It takes
         precedence over the mask.
     :param target: a description of the object, with which families other than RoboBrain are asked. Empty: ``text``.
@@ -62,6 +63,7 @@ class Item:
     answer: str = ""
     mask: Media | None = None
     mask_level: int = 127
+    graded: bool = False
     polygon: tuple[tuple[float, float], ...] = ()
     clip: Clip | None = None
     target: str = ""
@@ -180,8 +182,13 @@ def read_pixels(image: Media) -> npt.NDArray[np.uint8]:
 
 def read_mask(item: Item) -> npt.NDArray[np.bool_]:
     """Return the mask of a question with a mask: (height, width), true where a point is right."""
+    return read_brightness(item) > item.mask_level
+
+
+def read_brightness(item: Item) -> npt.NDArray[np.uint8]:
+    """Return the brightness of the mask of a question with a mask: (height, width), 0 to 255."""
     from PIL import Image
 
     assert item.mask is not None, "the question has a mask"
     with Image.open(io.BytesIO(item.mask) if isinstance(item.mask, bytes) else item.mask) as opened:
-        return np.asarray(opened.convert("L")) > item.mask_level
+        return np.asarray(opened.convert("L"))

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from robobrain_ros.core.query_checks import check_query
 from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError, EngineFailedError, RoboBrainError
 from robobrain_ros.evaluation import benchmark_formats as formats
+from robobrain_ros.evaluation.benchmark_instructions import letter_instruction, tokens_for, video_question
 from robobrain_ros.evaluation.benchmark_item import (
     PUBLISHED,
     Benchmark,
@@ -75,15 +76,20 @@ def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED, limi
 
     docs/reference/benchmarks.md describes the formats. The files in the folder identify the format.
 
+    :param folder: the folder, or a file of FlagEvalMM's form in it, such as data_tiny.json.
     :param name: name of the benchmark in reports. Empty: the name of the folder.
     :param protocol: `PUBLISHED`, or `FLAGEVAL` for the wording and the scores of FlagEvalMM.
     :param limit: number of questions. Only their images and videos are checked. 0: all.
     :raises BenchmarkError: the folder has no known format, or a file or field is missing or damaged.
     """
-    if not os.path.isdir(folder):
+    listing = folder if folder.suffix == ".json" and os.path.isfile(folder) else None
+    if listing is None and not os.path.isdir(folder):
         raise BenchmarkError(f"{folder} is not a folder.")
-    reading = formats.Reading(folder, protocol)
-    _read(reading)
+    reading = formats.Reading(folder if listing is None else folder.parent, protocol, name)
+    if listing is None:
+        _read(reading)
+    else:
+        _flageval(reading, listing)
     items, skipped = reading.items, dict(reading.skipped)
     if not items:
         raise BenchmarkError(f"{folder} has no question that can be scored here ({skipped or 'it is empty'}).")
@@ -95,7 +101,8 @@ def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED, limi
         _check_texts(item)
         _check_images(item)
     check_clips(items)
-    return Benchmark(name or folder.resolve().name, items, skipped, reading.name, reading.rule)
+    name = name or (folder.resolve().name if listing is None else listing.stem)
+    return Benchmark(name, items, skipped, reading.name, reading.rule)
 
 
 def _read(reading: formats.Reading) -> None:
@@ -113,8 +120,7 @@ def _read(reading: formats.Reading) -> None:
         reading.name = "EmbSpatial-Bench"
         formats.embspatial(reading)
     elif (folder / "data.json").is_file():
-        reading.name = "FlagEvalMM"
-        _flageval(reading)
+        _flageval(reading, folder / "data.json")
     elif table := next(iter(sorted(folder.glob("*.tsv"))), None):
         reading.name = "VLMEvalKit"
         formats.vlmevalkit(reading, table)
@@ -130,23 +136,25 @@ def _read(reading: formats.Reading) -> None:
         )
 
 
-def _flageval(reading: formats.Reading) -> None:
+def _flageval(reading: formats.Reading, path: Path) -> None:
     """Read the form to which FlagEvalMM converts every benchmark, also EmbodiedVerse."""
-    for row, where in formats.json_rows(reading.folder / "data.json"):
-        item, why = _flageval_item(reading.folder, row, where)
+    reading.name = "FlagEvalMM"
+    for row, where in formats.json_rows(path):
+        item, why = _flageval_item(reading, row, where)
         if item is None:
             reading.skipped[why] += 1
         else:
             reading.items.append(item)
 
 
-def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item | None, str]:
+def _flageval_item(reading: formats.Reading, row: dict[str, Any], where: str) -> tuple[Item | None, str]:
+    folder = reading.folder
     said = str(row.get("question_type"))
     kind = _FLAGEVAL_KINDS.get(said)
     if kind is None:
         return None, said
     if row.get("video_path"):
-        return _flageval_video(folder, row, where, kind, said), ""
+        return _flageval_video(reading, row, where, kind, said), ""
     names = row.get("img_path")
     names = names if isinstance(names, list) else [names]
     if not names or not all(isinstance(name, str) and name for name in names):
@@ -158,35 +166,42 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
     images = tuple(path_inside(folder, name, where) for name in names)
     if kind == "point":
         mask = path_inside(folder, required(row, "mask_path", where), where)
-        return Item(identity, kind, formats.without_point_format(text), images, mask=mask), ""
+        return Item(identity, kind, formats.without_point_format(text), images, mask=mask, graded=reading.flageval), ""
     if kind == "number":
         return Item(identity, kind, text, images, _number(row, where), category=said), ""
     answer = required(row, "answer", where).strip().strip("().").upper()
     if kind == "yes-no":
         if answer not in ("YES", "NO"):
             raise BenchmarkError(f"{where}: the answer {answer!r} is neither yes nor no.")
-        return Item(identity, kind, text, images, answer.lower()), ""
+        return Item(identity, kind, text, images, answer.lower(), max_tokens=tokens_for(text)), ""
     options = _options(row, where)
     letters = formats.LETTERS[: len(options)] if options else formats.LETTERS
     if len(answer) != 1 or answer not in letters:
         raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
     text = formats.with_missing_options(text, options)
-    asks = re.search(r"letter", text, re.IGNORECASE)
-    return Item(identity, kind, text if asks else f"{text}\n{formats.DIRECT}", images, answer), ""
+    if not re.search(r"letter", text, re.IGNORECASE):
+        text = f"{text}\n{letter_instruction(folder, reading.called, reading.flageval)}"
+    return Item(identity, kind, text, images, answer, max_tokens=tokens_for(text)), ""
 
 
-def _flageval_video(folder: Path, row: dict[str, Any], where: str, kind: str, said: str) -> Item:
+def _flageval_video(reading: formats.Reading, row: dict[str, Any], where: str, kind: str, said: str) -> Item:
     """Return a question about a video, such as those of VSI-Bench."""
-    clip = Clip(path_inside(folder, required(row, "video_path", where), where))
+    clip = Clip(path_inside(reading.folder, required(row, "video_path", where), where))
     identity, text = required(row, "question_id", where), required(row, "question", where)
     if kind == "number":
-        return Item(identity, kind, f"{text}\n{formats.NUMBER}", (), _number(row, where), clip=clip, category=said)
+        item = Item(identity, kind, _asked(text, False, reading), (), _number(row, where), clip=clip, category=said)
+        return replace(item, max_tokens=tokens_for(item.text))
     answer = required(row, "answer", where).strip().strip("().").upper()
     if kind != "choice" or len(answer) != 1 or answer not in formats.LETTERS:
         raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
     options = _options(row, where)
-    text = formats.with_missing_options(text, options)
-    return Item(identity, kind, f"{text}\n{formats.DIRECT}", (), answer, clip=clip, category=said)
+    text = _asked(formats.with_missing_options(text, options), True, reading)
+    return Item(identity, kind, text, (), answer, clip=clip, category=said, max_tokens=tokens_for(text))
+
+
+def _asked(text: str, chosen: bool, reading: formats.Reading) -> str:
+    """Return a question about a video with its instruction. The questions of EmbodiedVerse already have those of FlagEvalMM."""
+    return text if tokens_for(text) > Item.max_tokens else video_question(text, chosen, reading.flageval)
 
 
 def _options(row: dict[str, Any], where: str) -> list[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from robobrain_ros.core.query import Answer, Point
-from robobrain_ros.evaluation.benchmark_item import Item, read_mask
+from robobrain_ros.evaluation.benchmark_item import Item, read_brightness, read_mask
 
 _LEVELS = tuple(0.5 + 0.05 * step for step in range(10))
 """Levels of the mean relative accuracy of VSI-Bench."""
@@ -23,7 +23,8 @@ _NUMBER = r"(-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|-?\.\d+)"
 def score_item(item: Item, answer: Answer, size: tuple[int, int]) -> float:
     """Return the score of an answer from 0 to 1.
 
-    For points: the share that is in the mask, or whether the first one is in the polygon. For numbers: the mean relative
+    For points: the share that is in the mask, or whether the first one is in the polygon. In a graded mask, each point counts as
+    much as the mask is bright there. For numbers: the mean relative
     accuracy. Otherwise, whether the letter or the word is right.
 
     :param size: (width, height) of the image in pixels.
@@ -32,8 +33,8 @@ def score_item(item: Item, answer: Answer, size: tuple[int, int]) -> float:
         first = next(iter(answer.points), None)
         return float(first is not None and not first.clamped and _inside(first, item.polygon, size))
     if item.mask is not None:
-        mask = read_mask(item)
-        hits = [not point.clamped and bool(mask[round(point.v), round(point.u)]) for point in answer.points]
+        mask = read_brightness(item) / 255 if item.graded else read_mask(item)
+        hits = [0.0 if point.clamped else float(mask[round(point.v), round(point.u)]) for point in answer.points]
         return mean(hits) if hits else 0.0
     if item.kind == "number":
         return relative_accuracy(answer.text, float(item.answer))
