@@ -2,16 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import Script, ScriptedEngine
 from test_consistency import filled, where2place
 
 from robobrain_ros.cli.answer_log import AnswerLog
-from robobrain_ros.cli.check_consistency import parse_options, run
+from robobrain_ros.cli.check_consistency import fill, parse_options, run
 from robobrain_ros.cli.compare_answers import CompareLog, StoredAnswer
+from robobrain_ros.cli.consistency_report import Column
+from robobrain_ros.cli.progress import Bar, Messages
+from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.demo import DemoError
+from robobrain_ros.engine.base import Generation
+from robobrain_ros.errors import EngineFailedError
 from robobrain_ros.evaluation.benchmarks import read_benchmark
 
 
@@ -26,6 +35,80 @@ def test_answers_to_other_questions_of_the_same_ids_are_not_used(tmp_path: Path)
     column = asyncio.run(filled("native", ["[(100, 10)]"], read_benchmark(tmp_path / "b", "x"), log))
     log.close()
     assert [result.score for result in column.results["x", False].values()] == [1.0, 0.0, 1.0]
+
+
+REPLIES = ["[(320, 240)]", "nonsense", "[100, 100, 300, 300]", "There is no mug.", "1. Reach\n2. Lift", "Yes."]
+
+
+@dataclass
+class Replying(ScriptedEngine):
+    """An engine whose answer depends only on the question. It dies after some answers."""
+
+    scripts: Sequence[Script | str] = ("",)
+    most: int = 10**9
+
+    def script(self, generation: Generation) -> Script | str:
+        """Return one of `REPLIES`, or the error."""
+        if len(self.generations) > self.most:
+            return Script([EngineFailedError("The engine's process died.")])
+        return REPLIES[sum(generation.user_text.encode()) % len(REPLIES)]
+
+
+async def tabletop(engine: Replying, log: AnswerLog | None) -> Column:
+    """Ask an engine about two scenes."""
+    await engine.start(lambda progress: None)
+    column = Column("native")
+    await fill(column, Brain(engine, profile_for("qwen2_5_vl")), [], parse_options(["--scenes", "2", "--at-once", "1"]), log)
+    return column
+
+
+def test_an_interrupted_evaluation_of_the_tabletop_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Points, boxes, texts, refusals and unreadable texts are scored as in an evaluation without an interruption."""
+    whole = Replying()
+    cells = asyncio.run(tabletop(whole, None)).cells
+    count = len(whole.generations)
+    assert f"native: tabletop: 1 of {count}, about " in capsys.readouterr().err
+    first, second, settings = Replying(most=7), Replying(), {"model": "m"}
+    log = AnswerLog(tmp_path / "log", settings)
+    with pytest.raises(DemoError, match="The engine's process died"):  # A dead engine has no score.
+        asyncio.run(tabletop(first, log))
+    log.close()
+    log = AnswerLog(tmp_path / "log", settings)
+    assert len(log) == 7
+    assert asyncio.run(tabletop(second, log)).cells == cells
+    assert len(second.generations) == count - 7
+    log.close()
+    last, log = Replying(), AnswerLog(tmp_path / "log", settings)
+    assert asyncio.run(tabletop(last, log)).cells == cells
+    assert (len(log), last.generations) == (count, [])
+    log.close()
+
+
+def test_a_terminal_shows_a_progress_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    bar = Bar(Messages("check_consistency"), "native: x", 4)
+    bar.show(1)
+    bar.show(4)
+    bar.finish()
+    said = capsys.readouterr().err
+    assert "\r  native: x [#####...............]: 1 of 4, about " in said
+    assert f"\r  native: x [{'#' * 20}]: 4 of 4, about 0 s left" in said
+    assert said.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"code": "x"}, {"code": "TIMEOUT"}, {"text": 3}, {"sizes": [1]}, {"content": None}, {"content": 3}]
+)
+def test_a_kept_request_with_a_wrong_value_is_named_with_its_line(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    content = {"task": "ask", "text": "Yes.", "verdict": "plan"}
+    right = {"code": "OK", "message": "", "content": content, "text": "Yes.", "sizes": [[28, 28]]}
+    for end in (right, right | wrong):
+        (tmp_path / "log").write_text(f'{{"settings": {{}}}}\n{json.dumps({"request": "a", "end": end})}\n')
+        if end is right:
+            assert len(AnswerLog(tmp_path / "log", {})) == 1
+            continue
+        with pytest.raises(DemoError, match="log, line 2 is not a line of check_consistency"):
+            AnswerLog(tmp_path / "log", {})
 
 
 @pytest.mark.parametrize("option", ["--resume", "--json", "--html"])

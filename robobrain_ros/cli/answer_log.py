@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
+from robobrain_ros.cli.answer_json import Ended
 from robobrain_ros.demo import DemoError
 from robobrain_ros.evaluation.benchmark_item import Item
 from robobrain_ros.evaluation.benchmarks import ItemResult
@@ -91,7 +92,7 @@ class RowLog:
 
 
 class AnswerLog:
-    """The results of an evaluation in a `RowLog`, by engine and question.
+    """The results of an evaluation in a `RowLog`, by engine and question, and the ends of other requests.
 
     :param settings: everything that changes answers, such as the model and its profile.
     :raises DemoError: see `RowLog`.
@@ -99,16 +100,20 @@ class AnswerLog:
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._results: dict[_Key, ItemResult] = {}
+        self._ended: dict[str, Ended] = {}
         self._log = RowLog(path, settings)
         for number, row in enumerate(self._log.rows, 2):
             try:
+                if "request" in row:
+                    self._ended[str(row["request"])] = Ended.from_json(row["end"])
+                    continue
                 key = row["column"], row["questions"], row["think"], row["id"], row["content"]
                 self._results[key] = _result_of(row)
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise self._log.wrong_line(number) from error
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self._results) + len(self._ended)
 
     def result(self, column: str, benchmark: str, think: bool, item: Item) -> ItemResult | None:
         """Return the result of a question of an engine, or None if exactly this question has not been asked."""
@@ -123,6 +128,18 @@ class AnswerLog:
         self._results[column, benchmark, think, item.identity, content] = result
         key = {"column": column, "questions": benchmark, "think": think, "id": item.identity, "content": content}
         self._log.write({**key, **asdict(result)})
+
+    def end_of(self, request: str) -> Ended | None:
+        """Return how a request ended, or None if it has not been asked. See `kept_requests.KeptRequests`."""
+        return self._ended.get(request)
+
+    def add_end(self, request: str, end: Ended) -> None:
+        """Append the end of a request.
+
+        :raises DemoError: the disk is full.
+        """
+        self._ended[request] = end
+        self._log.write({"request": request, "end": end.to_json()})
 
     def close(self) -> None:
         """Close the file."""

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from robobrain_ros.cli.consistency_report import (
     table,
 )
 from robobrain_ros.cli.engine_options import add_engine_argument, is_reserved
+from robobrain_ros.cli.kept_requests import KeptRequests
 from robobrain_ros.cli.progress import Bar, Messages
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.grids import Grid, grid_of
@@ -69,7 +70,7 @@ async def fill(
             )
             continue
         if options.scenes:
-            await _fill_tabletop(column, free, think, options)
+            await _fill_tabletop(column, KeptRequests(free, log, column.title), think, options)
         for benchmark in benchmarks:
             askable = _askable(benchmark, brain.profile)
             if not askable:
@@ -81,21 +82,24 @@ async def fill(
                 column.cells[benchmark.name, think, measure] = cell
 
 
-async def _fill_tabletop(column: Column, brain: Brain, think: bool, options: argparse.Namespace) -> None:
-    def questions(groups: Sequence[str]) -> Any:
-        return exam(range(FIRST_SEED, FIRST_SEED + options.scenes), [(640, 480)], list(groups))
+async def _fill_tabletop(column: Column, brain: KeptRequests, think: bool, options: argparse.Namespace) -> None:
+    asked = exam(range(FIRST_SEED, FIRST_SEED + options.scenes), [(640, 480)], list(GROUPS))
+    known = await asyncio.to_thread(lambda: [each for each in asked if each.question.task in brain.profile.tasks])
+    if not known:
+        return
+    spatial = [question for question in known if question.group in _SPATIAL]
 
-    async def scores(answers: Answers, groups: Sequence[str]) -> dict[str, Cell]:
-        asked: Any = questions(groups)
-        known: list[ExamQuestion] = [question for question in asked if question.question.task in brain.profile.tasks]
-        if not known:
-            return {}
-        rows = rows_of(await score_all(answers, iter(known), think, at_once=options.at_once))
+    async def scores(answers: Answers, questions: Sequence[ExamQuestion], progress: Callable[[int], None]) -> dict[str, Cell]:
+        rows = rows_of(await score_all(answers, iter(questions), think, at_once=options.at_once, progress=progress))
         return {f"{row.group}: {row.measure}": Cell(row.value, row.count, row.low, row.high) for row in rows if not row.kind}
 
     recorder = Recorder(brain)
-    cells = await scores(recorder, list(GROUPS))
-    by_grid = {grid.value: await scores(OnGrid(recorder, grid), _SPATIAL) for grid in Grid}
+    bar = Bar(_messages, f"{column.title}: tabletop{', thinking' if think else ''}", len(known))
+    try:
+        cells = await scores(recorder, known, bar.show)
+    finally:
+        bar.finish()
+    by_grid = {grid.value: await scores(OnGrid(recorder, grid), spatial, lambda done: None) for grid in Grid} if spatial else {}
     own = grid_of(brain.profile).value
     for measure, cell in cells.items():
         grids = {name: found[measure].value for name, found in by_grid.items() if measure in found}

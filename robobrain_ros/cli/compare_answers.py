@@ -6,18 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.cli.answer_json import MODEL_ENDED, content_from_json, content_to_json
 from robobrain_ros.cli.answer_log import RowLog
-from robobrain_ros.core.plans.request import PlanVerdict
-from robobrain_ros.core.query import Answer, AnswerContent, Box, PlanStep, Point, Report, Task
+from robobrain_ros.core.query import Answer, AnswerContent, Report
 from robobrain_ros.errors import OutcomeCode
 
-MODEL_ENDED = (
-    OutcomeCode.OK, OutcomeCode.NOTHING_FOUND, OutcomeCode.UNPARSABLE_ANSWER, OutcomeCode.INFEASIBLE_PLAN,
-)  # fmt: skip
-"""Outcomes of requests that the model completed. Their latency counts."""
 Key = tuple[str, str, str, str]
 """Name and digest of the model, digest of the question, and frame."""
-_PARTS: Mapping[str, type] = {"points": Point, "boxes": Box, "waypoints": Point, "steps": PlanStep}
 
 
 @dataclass(frozen=True)
@@ -59,20 +54,6 @@ class StoredAnswer:
     def to_json(self) -> dict[str, Any]:
         """Return the answer as JSON."""
         return asdict(self) | {"content": None if self.content is None else content_to_json(self.content)}
-
-
-def content_to_json(content: AnswerContent) -> dict[str, Any]:
-    """Return the content of an answer as JSON, without empty fields."""
-    plain = {name: value for name, value in asdict(content).items() if value not in ("", (), None)} if content else {}
-    return plain | {"task": content.task.value, "verdict": content.verdict.value}
-
-
-def content_from_json(row: Mapping[str, Any]) -> AnswerContent:
-    """Return the content of an answer from JSON."""
-    fields: dict[str, Any] = dict(row) | {"task": Task(row["task"]), "verdict": PlanVerdict(row["verdict"])}
-    for name, kind in _PARTS.items():
-        fields[name] = tuple(kind(**part) for part in row.get(name, ()))
-    return AnswerContent(**fields)
 
 
 def stored(answer: Answer, size: tuple[int, int], at_once: int) -> StoredAnswer:

@@ -9,7 +9,8 @@ from statistics import mean, median
 from typing import Any
 
 from robobrain_ros.bags.questions import Question
-from robobrain_ros.cli.compare_answers import StoredAnswer, content_to_json
+from robobrain_ros.cli.answer_json import content_to_json
+from robobrain_ros.cli.compare_answers import StoredAnswer
 from robobrain_ros.cli.compare_options import ComparedModel, Comparison
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import OutcomeCode

@@ -1,10 +1,11 @@
 """The scores of recorded answers about the tabletop world, with their coordinates read on other grids."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.grids import Grid, raw_answer, read_as
 from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.profiles import Profile
 from robobrain_ros.core.query import Answer, ParsedAnswer, Query
 from robobrain_ros.errors import RoboBrainError, UnparsableAnswerError
 
@@ -15,11 +16,24 @@ def _key(query: Query) -> _Key:
     return query.task.value, query.text, query.image_ids[0]
 
 
+class OfFamily(Protocol):
+    """A `core.brain.Brain`, or another source of answers of one model family."""
+
+    @property
+    def profile(self) -> Profile:
+        """The profile of the family."""
+        ...
+
+    async def run(self, query: Query) -> Answer:
+        """See `core.brain.Brain.run`."""
+        ...
+
+
 @dataclass
 class Recorder:
     """Answers queries with a brain, and keeps the answers to spatial tasks. Queries need image ids."""
 
-    brain: Brain
+    brain: OfFamily
     answers: dict[_Key, tuple[ParsedAnswer | None, FittedSize | None]] = field(default_factory=dict)
 
     async def run(self, query: Query) -> Answer:
