@@ -168,6 +168,14 @@ def test_the_limit_of_images_is_that_of_the_tasks_model(engines: dict[str, Scrip
     ("changes", "said"),
     [
         ({"task_model__talker__tasks": ["sing"]}, "contains 'sing', which is no task"),
+        (
+            {"task_model__talker__model_profile": "grm-3b"},
+            "task_model.talker.*: tasks contains ask, plan, for which GRM has no prompt. It supports progress.",
+        ),
+        (
+            {"task_model__talker__engine__model": "nvidia/Cosmos-Reason2-8B"},
+            "tasks contains plan, for which Cosmos-Reason2 has no prompt. It supports ask, trajectory.",
+        ),
         ({"task_model__talker__tasks": [""]}, "task_model.talker.tasks is empty"),
         ({"task_model__talker__engine__model": ""}, "task_model.talker.*: engine.model is empty"),
         ({"task_model__talker__engine__gpu_memory_utilization": 0.9}, "their shares add up to 1.4"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.core.grids import GridMode
-from robobrain_ros.core.profiles import AUTO, check_origin
+from robobrain_ros.core.profiles import AUTO, check_origin, possible_profiles
 from robobrain_ros.core.query import Task
 from robobrain_ros.engine.base import ModelOrigin
 from robobrain_ros.engine.factory import make_engine, make_front
@@ -87,7 +87,7 @@ def _set_up_task_models(parameters: Parameters, read: ReadFiles) -> list[EngineS
             if not options.model and options.kind != "remote":
                 raise EngineConfigError("engine.model is empty. Set it to a checkpoint.")
             profile = parameters[f"{prefix}model_profile"]
-            check = partial(checked_options, options, None, _ignore, profile)
+            check = partial(_checked_task_model, options, profile, tasks)
             options = read(check, f"Checking the files of the parameters {prefix}*")
         except EngineConfigError as error:
             raise EngineConfigError(f"Parameters {prefix}*: {error.message}") from error
@@ -136,6 +136,34 @@ def _check_memory_shares(parameters: Parameters, models: list[str]) -> None:
         )
 
 
+def _checked_task_model(options: EngineOptions, profile: str, tasks: frozenset[Task]) -> EngineOptions:
+    """Return the options of a model for single tasks, checked.
+
+    :raises EngineConfigError: see `checked_options`, or the family of the model has no prompt for one of the tasks.
+    """
+    options = checked_options(options, None, _ignore, profile)
+    known = possible_profiles(_origin(options), profile)
+    missing = tasks - {task for each in known for task in each.tasks}
+    if known and missing:
+        raise EngineConfigError(
+            f"tasks contains {_listed(missing)}, for which {known[0].family} has no prompt. "
+            f"It supports {_listed(known[0].tasks)}."
+        )
+    return options
+
+
+def _listed(tasks: frozenset[Task]) -> str:
+    return ", ".join(sorted(task.value for task in tasks))
+
+
+def _origin(options: EngineOptions) -> ModelOrigin:
+    """Return what is known about a model before it is loaded: its name, and its folder if it is one."""
+    folder = home_expanded(options.model)
+    # Unlike Path.is_file, os.path.isfile is false if the name cannot be read.
+    in_folder = options.kind != "remote" and os.path.isfile(folder / "config.json")
+    return ModelOrigin((options.model,), folder if in_folder else None)
+
+
 def _ignore(warning: str) -> None:
     """Ignore a warning about the default model, which task models do not have."""
 
@@ -160,7 +188,7 @@ def checked_options(
     """
     if options.kind == "remote":
         options.validate()
-        check_origin(ModelOrigin((options.model,)), profile)
+        check_origin(_origin(options), profile)
         return options
     if not options.model:
         if default_model is None or not (default_model / "config.json").is_file():
@@ -168,7 +196,5 @@ def checked_options(
         warn(f"engine.model is empty: loading the tabletop demo model, which knows only the demo's objects. {NAME_A_MODEL}")
         options = replace(options, model=str(default_model))
     options.validate()
-    folder = home_expanded(options.model)
-    in_folder = os.path.isfile(folder / "config.json")  # Unlike Path.is_file, false if the name cannot be read.
-    check_origin(ModelOrigin((options.model,), folder if in_folder else None), profile)
+    check_origin(_origin(options), profile)
     return options

@@ -1,6 +1,13 @@
 """Model families. To add a family, add a file with its `Profile` here, or in another package: CONTRIBUTING.md explains both."""
 
-from robobrain_ros.core.profiles.identity import Identified, check_origin, identify, identify_model, profile_for
+from robobrain_ros.core.profiles.identity import (
+    Identified,
+    check_origin,
+    identify,
+    identify_model,
+    possible_profiles,
+    profile_for,
+)
 from robobrain_ros.core.profiles.profile import (
     IMAGE_SLOT,
     TEXT_SLOT,
@@ -31,5 +38,6 @@ __all__ = [
     "check_origin",
     "identify",
     "identify_model",
+    "possible_profiles",
     "profile_for",
 ]

@@ -84,13 +84,22 @@ def check_origin(origin: ModelOrigin, chosen: str = AUTO) -> str:
     :returns: the model type, or an empty text if only names are known and they do not tell it.
     :raises EngineConfigError: see `identify`.
     """
+    types = {profile.model_type for profile in possible_profiles(origin, chosen)}
+    return types.pop() if len(types) == 1 else ""
+
+
+def possible_profiles(origin: ModelOrigin, chosen: str = AUTO) -> tuple[Profile, ...]:
+    """Return the profiles that a model that is not loaded yet can have.
+
+    :returns: one profile; or those of a family, or nothing, if only names are known.
+    :raises EngineConfigError: see `identify`.
+    """
     if origin.folder is not None:
-        return identify(read_clues(origin.folder, origin.names), chosen).profile.model_type
+        return (identify(read_clues(origin.folder, origin.names), chosen).profile,)
     profiles = all_profiles()
     if chosen != AUTO:
-        return named_profile(chosen, profiles).model_type
-    types = {match.profile.model_type for match in _matches(named_clues(origin.names), profiles)}
-    return types.pop() if len(types) == 1 else ""
+        return (named_profile(chosen, profiles),)
+    return tuple(match.profile for match in _matches(named_clues(origin.names), profiles))
 
 
 def identify(clues: Clues, chosen: str = AUTO) -> Identified:
