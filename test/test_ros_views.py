@@ -362,9 +362,10 @@ def test_expired_markers_are_forgotten() -> None:
 
 def test_the_deletion_of_all_markers_has_a_frame() -> None:
     """Foxglove reports a missing transform for a topic whose first marker has no frame."""
-    current = CurrentMarkers()
+    assert CurrentMarkers(frame="map").everything().markers[0].header.frame_id == "map"
+    current = CurrentMarkers(frame="map")
     current.show("a", [Marker(header=Header(frame_id="table"), ns="a/points")])
-    for message in (current.everything(), current.clear()):
+    for message in (current.everything(), current.clear(), current.everything()):
         assert (message.markers[0].action, message.markers[0].header.frame_id) == (Marker.DELETEALL, "table")
 
 

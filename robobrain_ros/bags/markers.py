@@ -22,10 +22,10 @@ def markers_message(answers: Iterable[tuple[str, str, Answer, Positions]], frame
     :param frame: frame of the image.
     """
     types = marker_types()
-    current: Any = CurrentMarkers(types)
+    current: Any = CurrentMarkers(types, frame=frame)
     for query, text, answer, positions in answers:
         rays = PixelRays(positions.camera, positions.move) if positions.camera else None
         parts: dict[str, Any] = {"points": positions.points, "boxes": positions.boxes, "waypoints": positions.waypoints}
         name = query or REQUESTS
         current.show(name, to_markers(types, answer, positions.header, name, Style(), text=text, rays=rays, **parts))
-    return serialized(current.everything(frame=frame), MARKERS)
+    return serialized(current.everything(), MARKERS)

@@ -316,11 +316,13 @@ class CurrentMarkers:
 
     :param types: classes of the messages.
     :param clock: returns seconds of the clock with which viewers measure the lifetime of markers.
+    :param frame: frame of a deletion of all markers before there are any.
     """
 
-    def __init__(self, types: MarkerTypes, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, types: MarkerTypes, clock: Callable[[], float] = time.monotonic, frame: str = "") -> None:
         self._types = types
         self._clock = clock
+        self._frame = frame
         self._shown: dict[str, tuple[float, list[Any]]] = {}
 
     def show(self, query: str, markers: list[Any]) -> Any:
@@ -330,31 +332,28 @@ class CurrentMarkers:
         kept = {(marker.ns, marker.id) for marker in markers}
         gone = [marker for marker in before if (marker.ns, marker.id) not in kept]
         if markers:
+            self._frame = markers[0].header.frame_id
             self._shown[query] = self._clock(), markers
         deletions = [
             self._types.Marker(header=marker.header, ns=marker.ns, id=marker.id, action=Action.DELETE) for marker in gone
         ]
         return self._types.MarkerArray(markers=[*deletions, *markers])
 
-    def everything(self, stamp: Any = None, *, frame: str = "") -> Any:
+    def everything(self, stamp: Any = None) -> Any:
         """Return the message for a new subscriber: all current markers with their remaining lifetime.
 
         :param stamp: replaces the markers' stamps, for which the subscriber may have no transforms. None keeps the stamps.
-        :param frame: frame of the deletion if there are no markers.
         """
-        markers = self._alive(stamp)
-        frame = markers[0].header.frame_id if markers else frame
-        return self._types.MarkerArray(markers=[self._deletion(frame), *markers])
+        return self._types.MarkerArray(markers=[self._deletion(), *self._alive(stamp)])
 
     def clear(self) -> Any:
         """Return the message that deletes all markers."""
-        frame = next((marker.header.frame_id for _, markers in self._shown.values() for marker in markers), "")
         self._shown.clear()
-        return self._types.MarkerArray(markers=[self._deletion(frame)])
+        return self._types.MarkerArray(markers=[self._deletion()])
 
-    def _deletion(self, frame: str) -> Any:
+    def _deletion(self) -> Any:
         """Return the deletion of all markers. It has a frame, because Foxglove reports a missing transform without one."""
-        return self._types.Marker(header=self._types.Header(frame_id=frame), action=Action.DELETE_ALL)
+        return self._types.Marker(header=self._types.Header(frame_id=self._frame), action=Action.DELETE_ALL)
 
     def _alive(self, stamp: Any = None) -> list[Any]:
         """Return the markers whose lifetime has not ended, with their remaining lifetime."""

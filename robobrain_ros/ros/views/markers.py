@@ -25,8 +25,8 @@ text_scale = partial(markers.text_scale, _TYPES)
 class CurrentMarkers(markers.CurrentMarkers):
     """The current markers of each query, as messages of ROS."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(_TYPES, clock)
+    def __init__(self, clock: Callable[[], float] = time.monotonic, frame: str = "") -> None:
+        super().__init__(_TYPES, clock, frame)
 
 
 def to_path(header: Header, positions: Floats) -> Path:

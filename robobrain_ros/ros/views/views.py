@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core import overlay
+from robobrain_ros.core.messages.frames import plain_frame
 from robobrain_ros.core.messages.markers import PixelRays, Style
 from robobrain_ros.core.query import Answer, RgbImage
 from robobrain_ros.ros.clock import Jump
@@ -62,7 +63,7 @@ class SpatialViews:
         self._motion = MotionTopics(node, parameters, latched)
         clock = node.get_clock()
         # This is the node's clock, because RViz measures a marker's lifetime in ROS time.
-        self._current = CurrentMarkers(lambda: clock.now().nanoseconds * 1e-9)
+        self._current = CurrentMarkers(lambda: clock.now().nanoseconds * 1e-9, plain_frame(parameters["target_frame"]))
         self._cameras: dict[str, str] = {}
         """Camera of the newest result of each query. Empty: the image came with the request."""
 
