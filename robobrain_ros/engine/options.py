@@ -92,17 +92,17 @@ class EmbeddedOptions:
     )
     image_cache_mib: int = option(
         256,
-        "Size of the cache of preprocessed images in MiB. The node has one such cache, and each engine process has another. A "
-        "value that is too small for one image of engine.max_pixels is raised to the size of this image. 0: no cache.",
+        "Size of the cache of preprocessed images in MiB. The node has one such cache, and each engine process has another. If "
+        "the value is too small for one image of engine.max_pixels, the node raises it to the size of this image. 0: no cache.",
         minimum=0,
         maximum=65536,
     )
     video: str = option(
         "auto",
-        "How the model gets images of different times (docs/how-to/history.md). auto: yes if a camera has a history "
-        "(<camera>.history_frames), otherwise no. yes: as a video, which needs half the tokens of separate images. The engine "
-        "reserves memory for it. no: as separate images, with their times in the prompt. If the chat template of the checkpoint "
-        "supports no videos, yes does the same as no.",
+        "Whether the model gets images of different times as a video (docs/how-to/history.md). yes: as a video, which needs half "
+        "the tokens of separate images. The engine reserves memory for it. no: as separate images, with their times in the "
+        "prompt. auto: yes if a camera has a history (<camera>.history_frames), otherwise no. If the chat template of the "
+        "checkpoint supports no videos, yes has the same effect as no.",
         choices=VIDEO_CHOICES,
     )
     load_format: str = option(
@@ -111,8 +111,8 @@ class EmbeddedOptions:
     trust_remote_code: bool = option(False, "Run Python code that the checkpoint contains. RoboBrain does not need it.")
     stall_timeout: float = option(
         60.0,
-        "Seconds after which the node restarts an engine that has stalled, because its process is stopped or its device hangs. "
-        "/diagnostics shows the stall. 0: never.",
+        "Seconds after which the node restarts an engine that has stalled. An engine stalls if its process is stopped or its "
+        "device hangs. /diagnostics shows the stall. 0: never.",
         minimum=0.0,
         maximum=86400.0,
     )
@@ -196,8 +196,8 @@ class RemoteOptions:
     image_quality: int = option(95, "kind remote: quality of jpeg images, in percent.", minimum=1, maximum=100)
     verify: bool = option(
         True,
-        "kind remote: reject https servers without a valid TLS certificate. If false, others on the network path can read the "
-        "key and the images. The node accepts http servers without a check, and connections to them are not encrypted.",
+        "kind remote: reject https servers without a valid TLS certificate. false: others on the network path can read the key "
+        "and the images. The node does not check http servers, and connections to them are not encrypted.",
     )
     ca_file: str = option("", "kind remote: PEM file with certificates to trust. Empty: certificates of public authorities.")
 
@@ -229,18 +229,19 @@ class FlagosOptions:
     mode: str = option(
         "auto",
         "Which operators vLLM uses instead of PyTorch's (docs/how-to/flagos.md). off: none. auto: FlagGems operators that "
-        "tune_flagos measured on this machine as correct and not slower than PyTorch's, and matrix products by shape if there "
-        "are measurements for this GPU. on: all FlagGems operators except those in flagos.exclude and those that are excluded by "
-        "default (docs/explanation/flagos.md), or only those in flagos.include; no matrix products by shape. If vllm-plugin-FL "
-        "runs the model (flagos.platform), auto and on have other meanings.",
+        "tune_flagos measured on this machine as correct and not slower than PyTorch's. If there are measurements for this GPU, "
+        "also matrix products by shape. on: all FlagGems operators in flagos.include, or all FlagGems operators if this list is "
+        "empty. In the second case, vLLM does not use the operators in flagos.exclude and those that are excluded by default "
+        "(docs/explanation/flagos.md). With on, vLLM uses no matrix products by shape. If vllm-plugin-FL runs the model "
+        "(flagos.platform), auto and on have other meanings.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
         (),
         "The only FlagGems operators that vLLM may use, such as silu. Empty: no restriction. With flagos.mode on, vLLM uses all "
-        "operators in the list. With auto, it uses the operators in the list that tune_flagos selected. The list also restricts "
-        "the matrix products by shape of auto: if the list is not empty, vLLM uses them only if the list contains one of mm, "
-        "mm_out, addmm and addmm_out. Set only one of flagos.include and flagos.exclude.",
+        "operators in the list. With auto, it uses the operators in the list that tune_flagos selected. If the list contains "
+        "operators, but none of mm, mm_out, addmm and addmm_out, auto also uses no matrix products by shape. Set only one of "
+        "flagos.include and flagos.exclude.",
     )
     exclude: tuple[str, ...] = option(
         (),
@@ -251,8 +252,8 @@ class FlagosOptions:
     record: bool = option(
         False,
         "Let FlagGems log the first call of each operator to files. The engine is then slower. The key flagos_log in "
-        "/diagnostics shows the names of the files. If vllm-plugin-FL selects the operators (see the next parameter, "
-        "flagos.platform), FlagGems always writes a log, also with false.",
+        "/diagnostics shows the names of the files. If vllm-plugin-FL selects the operators (flagos.platform), FlagGems writes "
+        "the log with both values.",
     )
     platform: str = option(
         "auto",
@@ -290,10 +291,11 @@ class EngineOptions:
     )
     model: str = option(
         "",
-        "Model: a folder with a checkpoint, a name on the Hugging Face Hub such as BAAI/RoboBrain2.0-7B (with the environment "
-        "variable VLLM_USE_MODELSCOPE=true: on ModelScope), or a preset of docs/reference/models.md such as robobrain2.0-7b. A "
-        "preset also sets quantization, max_model_len, gpu_memory_utilization and max_num_seqs, unless you set them. Empty: the "
-        "demo model. With kind remote: the name of the model on the servers, or empty for the name that the servers report.",
+        "Model: a folder with a checkpoint, a name on the Hugging Face Hub such as BAAI/RoboBrain2.0-7B, or a preset of "
+        "docs/reference/models.md such as robobrain2.0-7b. With the environment variable VLLM_USE_MODELSCOPE=true, names "
+        "are those of ModelScope. A preset also sets quantization, max_model_len, gpu_memory_utilization and max_num_seqs, "
+        "unless you set them. Empty: the demo model. With kind remote: the name of the model on the servers, or empty for the "
+        "name that the servers report.",
     )
     max_num_seqs: int = option(
         16,

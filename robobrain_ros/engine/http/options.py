@@ -58,7 +58,7 @@ class ServerOptions:
         16,
         "Maximum number of idle connections from one address (IPv6: from one /64 network). Beyond this number, the server closes "
         "the oldest idle connection from this address. A connection is idle unless a request is in progress on it. If the server "
-        "has a key, only a request with this key counts.",
+        "has a key, a connection whose request does not have this key is also idle.",
         minimum=1,
         maximum=1024,
     )
@@ -67,8 +67,8 @@ class ServerOptions:
     )
     model_names: tuple[str, ...] = option(
         (),
-        "Names that clients can use for the model besides its own name. Empty: the names that the servers of FlagOS (FlagRelease "
-        "and FlagScale) use for the same checkpoint (docs/reference/http_server.md). A list replaces these names.",
+        "Names that clients can use for the model in addition to its own name. Empty: the names that the servers of FlagOS "
+        "(FlagRelease and FlagScale) use for the same checkpoint (docs/reference/http_server.md).",
     )
 
     def validate(self, engine: EngineOptions) -> str:

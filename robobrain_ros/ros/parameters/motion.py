@@ -24,8 +24,8 @@ MOTION_PARAMETERS = (
     Parameter(
         "approach_background",
         0.15,
-        "Metres. A flat surface that extends at least this far around a point is background, such as a table or a wall, and has "
-        "no approach pose. 0: approach poses on such surfaces too, for example to push a door.",
+        "Smallest radius in metres of background, such as a table or a wall. A point has no approach pose if a flat surface "
+        "extends at least this far around it. 0: such points have an approach pose too, for example to push a door.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=100.0,
@@ -34,7 +34,8 @@ MOTION_PARAMETERS = (
     Parameter(
         "gripper_opening",
         0.1,
-        "Largest distance between the gripper's fingers in metres. ~/approach checks with gripper_* whether the gripper fits.",
+        "Largest distance between the gripper's fingers in metres. ~/approach uses all gripper_* parameters to check whether the "
+        "gripper fits.",
         applies=Applies.AT_ONCE,
         minimum=0.01,
         maximum=1.0,
@@ -66,8 +67,9 @@ MOTION_PARAMETERS = (
     Parameter(
         "strict_traces",
         False,
-        "true: a trajectory that has issues, or for which a check was left out, ends with UNSAFE_TRAJECTORY. false: the outcome "
-        "is OK. With both values, the field issues lists the issues, and the field unchecked the checks that were left out.",
+        "true: the request ends with UNSAFE_TRAJECTORY if its trajectory has issues, or if the node left out a check. false: the "
+        "outcome is OK. With both values, the field issues lists the issues, and the field unchecked lists the checks that were "
+        "left out.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
@@ -88,7 +90,7 @@ MOTION_PARAMETERS = (
     Parameter(
         "trajectory_duration",
         0.0,
-        "Seconds from the first to the last waypoint of a trajectory, for the check of the speed. 0: unknown.",
+        "Seconds from the first to the last waypoint of a trajectory. trajectory_max_speed needs this value. 0: unknown.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=86400.0,
@@ -118,8 +120,8 @@ MOTION_PARAMETERS = (
     Parameter(
         "trajectory_max_behind",
         0.02,
-        "Metres. A trajectory may lead this far behind the surface that the depth image shows. Set it to the error of the depth "
-        "camera.",
+        "Largest distance in metres that a trajectory may extend behind the surface in the depth image. Set this to the error of "
+        "the depth camera.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=100.0,
@@ -127,13 +129,14 @@ MOTION_PARAMETERS = (
     Parameter(
         "trajectory_up_frame",
         "",
-        'Frame whose z axis points up, for heights in instructions, such as "5 cm above the bowl". Empty: target_frame.',
+        'Frame whose z axis points up. The check of heights in instructions, such as "5 cm above the bowl", needs it. Empty: '
+        "target_frame.",
         longest=MOST_FRAME,
     ),
     Parameter(
         "trajectory_poses",
         0,
-        "Number of poses to which trajectories are resampled. 0: the poses are at the waypoints.",
+        "Number of poses to which trajectories are resampled. 0: trajectory_pose_step decides.",
         applies=Applies.AT_ONCE,
         minimum=0,
         maximum=MOST_WAYPOINTS,
@@ -142,8 +145,8 @@ MOTION_PARAMETERS = (
     Parameter(
         "trajectory_pose_step",
         0.0,
-        "Largest distance in metres between two poses of a resampled trajectory. trajectory_poses overrides it. 0: the poses are "
-        "at the waypoints.",
+        "Largest distance in metres between two poses of a resampled trajectory. trajectory_poses overrides it. If both "
+        "parameters are 0, the node does not resample, and the poses are at the waypoints.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1000.0,
@@ -152,8 +155,8 @@ MOTION_PARAMETERS = (
     Parameter(
         "trajectory_smoothing",
         0,
-        "Rounds of smoothing of the poses of a trajectory. Each round moves each pose towards the middle of its neighbours. The "
-        "ends stay. 0: no smoothing.",
+        "Rounds of smoothing of the poses of a trajectory. Each round moves each pose towards the middle of its neighbours, "
+        "except the first and the last pose. 0: no smoothing.",
         applies=Applies.AT_ONCE,
         minimum=0,
         maximum=1000,

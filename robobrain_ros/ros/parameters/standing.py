@@ -31,8 +31,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}rate",
             1.0,
-            "Maximum requests per second. 0: no limit. The node sends at most one request for each image, and only after the "
-            "previous request of the query has ended.",
+            "Maximum requests per second. 0: no limit. In all cases, the node sends at most one request for each image, and only "
+            "after the previous request of the query has ended.",
             minimum=0.0,
             maximum=MOST_RATE,
             least=LEAST_RATE,
@@ -47,15 +47,16 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}stable_frames",
             DEFAULT_STABLE_FRAMES,
-            "Number of equal answers in a row after which the node publishes an event of the condition.",
+            "With condition: number of equal answers in a row after which the node publishes an event.",
             minimum=1,
             maximum=MOST_STABLE_FRAMES,
         ),
         Parameter(
             f"{prefix}min_confidence",
             LEAST_CONFIDENCE,
-            "The confidence of an answer is the model's probability of the answer it gave, yes or no. The node ignores answers "
-            "with a lower confidence than this. It always uses answers of unknown confidence, as of some remote servers.",
+            "With condition: the node ignores answers with a lower confidence than this. The confidence is the model's "
+            "probability of its answer, yes or no. Some remote servers do not report it. The node uses all answers of these "
+            "servers.",
             minimum=LEAST_CONFIDENCE,
             maximum=1.0,
         ),

@@ -57,9 +57,9 @@ NODE_PARAMETERS = (
     Parameter(
         "max_image_age",
         2.0,
-        "Maximum age in seconds of an image (by its stamp) when a request uses it. If the image is older, or if its stamp is "
-        "ahead of the node's clock by more than this, the request ends with STALE_IMAGE. The age of an image without a stamp "
-        "counts from its arrival. 0: no limit.",
+        "Maximum age of an image in seconds when a request uses it. The age counts from the image's stamp, or from its arrival "
+        "if it has no stamp. If the image is older, the request ends with STALE_IMAGE. The same happens if the stamp is ahead of "
+        "the node's clock by more than this value. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -84,8 +84,8 @@ NODE_PARAMETERS = (
     Parameter(
         "transform_timeout",
         0.2,
-        "Seconds that the node waits for the depth image, camera_info and transform of an image, for all three together. The "
-        "time begins when the model has answered. The node does not wait beyond the deadline of the request.",
+        "Maximum time in seconds that the node waits in total for the depth image, camera_info and transform of an image. The "
+        "wait begins when the model has answered, and ends at the deadline of the request at the latest.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=60.0,
@@ -102,9 +102,9 @@ NODE_PARAMETERS = (
     Parameter(
         "max_tokens",
         Defaults.max_tokens,
-        "Token limit of an answer. options.max_tokens of a request overrides it. Thinking has its own limit, think_tokens. Plans "
-        "for robots (context.robots or robots_file) and requests with context.mode MODE_CHECK ignore max_tokens and "
-        "options.max_tokens. For such requests, the limit is the length of the longest allowed answer, because a truncated "
+        "Token limit of an answer. options.max_tokens of a request overrides it. Thinking has its own limit, think_tokens. Two "
+        "kinds of requests ignore max_tokens and options.max_tokens: plans for robots (context.robots or robots_file), and "
+        "requests with context.mode MODE_CHECK. Their limit is the length of the longest allowed answer, because a truncated "
         "answer is not valid.",
         applies=Applies.AT_ONCE,
         minimum=1,
@@ -137,9 +137,9 @@ NODE_PARAMETERS = (
     Parameter(
         "model_can_think",
         "auto",
-        "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: for a model whose name "
-        "is in docs/reference/models.md, the value in the column thinks. For other names, or if model_profile (the next "
-        "parameter) is not auto, the value in the model profile.",
+        "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: if the model is "
+        "listed in docs/reference/models.md and model_profile (the next parameter) is auto, the value of the column thinks. "
+        "Otherwise, the value of the model profile.",
         choices=("auto", "yes", "no"),
     ),
     Parameter(
@@ -182,14 +182,14 @@ NODE_PARAMETERS = (
     Parameter(
         "overlay_thinking",
         False,
-        "Write the model's thinking on ~/overlay. The node cuts text that does not fit.",
+        "Write the model's thinking on ~/overlay. Text that does not fit is cut off.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
         "robots_file",
         "",
-        "YAML file with robots. Requests of the task `plan` that name no robots use these. Example: "
-        "config/robots_example.yaml. Empty: none.",
+        "YAML file that describes robots. A request of the task plan uses these robots if it names no robots itself. Example: "
+        "config/robots_example.yaml. Empty: no robots.",
     ),
     Parameter(
         "max_plan_steps",
@@ -203,10 +203,10 @@ NODE_PARAMETERS = (
     Parameter(
         "grid_check",
         GridMode.WARN.value,
-        "Check after loading whether the model writes coordinates on the grid of its profile: the node asks for targets at known "
-        "positions in rendered images. warn: a wrong grid is a warning in the log and in /diagnostics. require: the node only "
-        "becomes ready if the grid is right, or if the family answers no task with coordinates. off: no check. "
-        "docs/reference/models.md describes the results.",
+        "Check after loading whether the model writes coordinates on the grid of its profile. A grid is the unit of coordinates: "
+        "pixels, or thousandths of the image. The node asks the model for targets at known positions in rendered images. warn: a "
+        "wrong grid is a warning in the log and in /diagnostics. require: the node only becomes ready if the grid is right, or "
+        "if the model has no task with coordinates. off: no check. docs/reference/models.md describes the results.",
         choices=tuple(mode.value for mode in GridMode),
     ),
     Parameter("warm_up", True, "Run each task once after loading the model. false: the first requests are slower."),
@@ -269,8 +269,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
             "images. For the tasks point, affordance, ground and trajectory, the node uses the newest image whose depth image "
-            "and camera_info have arrived. If there is no such image, if it is older than max_image_age, or if it arrived more "
-            "than 0.5 s before the camera's newest image, the node uses the camera's newest image instead. It then waits up to "
+            "and camera_info have arrived. This image must not be older than max_image_age, and must have arrived at most 0.5 s "
+            "before the camera's newest image. Otherwise, the node uses the camera's newest image, and waits up to "
             "transform_timeout for the depth image.",
         ),
         Parameter(
@@ -316,9 +316,9 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.rectified",
             "auto",
             "Whether the images are rectified. yes: the node computes positions with P of camera_info. no: the node computes "
-            "positions with K and D of camera_info, and rotates them by R into the frame of the rectified image, because the "
-            "frame_id of a camera means this frame in ROS. R is a rotation only for stereo cameras. auto: yes if the name of the "
-            "image topic, after remapping, contains the word rect or rectified, as in image_rect; otherwise no.",
+            "positions with K and D of camera_info, and rotates them by R. In ROS, the frame_id of a camera names the frame of "
+            "the rectified image, and R rotates into this frame. For a single camera, R is the identity. auto: yes if the name "
+            "of the image topic, after remapping, contains the word rect or rectified, as in image_rect; otherwise no.",
             choices=("auto", "yes", "no"),
         ),
         Parameter(
@@ -337,8 +337,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.history_seconds",
             0.0,
-            "Seconds of recent images that the node keeps for requests with options.history_seconds. 0: none. Set "
-            f"{camera}.history_frames also.",
+            "Seconds of recent images that the node keeps for requests with options.history_seconds. It needs "
+            f"{camera}.history_frames. 0: no recent images.",
             minimum=0.0,
             maximum=LONGEST_HISTORY,
             least=LEAST_HISTORY,
@@ -347,7 +347,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.history_frames",
             0,
             f"Number of recent images that the node keeps, evenly spaced over {camera}.history_seconds, as JPEG in memory. "
-            "They share a limit of history_frames x 1 MiB. If they need more, the node drops the oldest ones. 0: none.",
+            "All of them together have a limit of history_frames x 1 MiB. If they exceed it, the node drops the oldest ones. "
+            f"It needs {camera}.history_seconds. 0: no recent images.",
             minimum=0,
             maximum=MOST_HISTORY,
             least=2,
