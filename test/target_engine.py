@@ -26,6 +26,7 @@ class TargetEngine(ScriptedEngine):
     :param noise: standard deviation of its answers, as a share of the mean side of the image.
     :param misses: share of its answers that are anywhere in the image.
     :param silent: share of its answers that are refusals or texts without coordinates.
+    :param form: its answer, with ``X`` and ``Y`` for the place of the target. Empty: a list in the form of RoboBrain.
     """
 
     scripts: tuple[str, ...] = ("[]",)
@@ -36,6 +37,7 @@ class TargetEngine(ScriptedEngine):
     misses: float = 0.0
     silent: float = 0.0
     seed: int = 0
+    form: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +85,8 @@ class TargetEngine(ScriptedEngine):
         def number(value: float) -> str:
             return f"{value:.3f}" if fractions else str(round(value))
 
+        if self.form:
+            return self.form.replace("X", number(x)).replace("Y", number(y))
         reach = 0.02 if fractions else 20
         forms = {self.profile.form(task) for task in (Task.POINT, Task.GROUND) if task in self.profile.tasks}
         if forms == {AnswerForm.BOXES}:

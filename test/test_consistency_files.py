@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import Script, ScriptedEngine
-from test_consistency import filled, where2place
+from test_consistency import filled, save, where2place
+from test_evaluation_formats import vsi
 
 from robobrain_ros.cli.answer_log import AnswerLog
 from robobrain_ros.cli.check_consistency import fill, parse_options, run
@@ -19,9 +20,9 @@ from robobrain_ros.cli.progress import Bar, Messages
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.demo import DemoError
-from robobrain_ros.engine.base import Generation
+from robobrain_ros.engine.base import Generation, TextDelta
 from robobrain_ros.errors import EngineFailedError
-from robobrain_ros.evaluation.benchmarks import read_benchmark
+from robobrain_ros.evaluation.benchmarks import BenchmarkError, read_benchmark
 
 
 def test_answers_to_other_questions_of_the_same_ids_are_not_used(tmp_path: Path) -> None:
@@ -38,6 +39,56 @@ def test_answers_to_other_questions_of_the_same_ids_are_not_used(tmp_path: Path)
 
 
 REPLIES = ["[(320, 240)]", "nonsense", "[100, 100, 300, 300]", "There is no mug.", "1. Reach\n2. Lift", "Yes."]
+
+
+@pytest.mark.parametrize("fault", ["image", "mask", "JSON", "video"])
+def test_a_damaged_folder_is_found_before_an_engine_starts(tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("robobrain_ros.local.open_brain", opened.append)
+    good, bad = where2place(tmp_path / "good"), where2place(tmp_path / "bad")
+    if fault == "image":
+        (bad / "images" / "01.jpg").unlink()
+    elif fault == "mask":
+        save(bad / "masks" / "01.png", mask=True, size=(28, 28))
+    elif fault == "JSON":
+        (bad / "point_questions.jsonl").write_text("{")
+    else:
+        vsi(bad := tmp_path / "videos")
+        next(bad.rglob("*.mp4")).write_bytes(b"no video")
+    with pytest.raises(BenchmarkError) as caught:
+        asyncio.run(run(parse_options(["--benchmark", str(good), "--benchmark", str(bad)])))
+    assert "\n" not in str(caught.value)
+    assert not opened
+
+
+@dataclass
+class Slow(ScriptedEngine):
+    """An engine that counts the requests at the same time."""
+
+    scripts: Sequence[Script | str] = ("[(5, 5)]",)
+    now: int = 0
+    most: int = 0
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.01)
+        async for delta in super().generate(generation):
+            yield delta
+        self.now -= 1
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_several_questions_are_asked_at_once(tmp_path: Path, at_once: int) -> None:
+    async def most() -> int:
+        engine = Slow()
+        await engine.start(lambda progress: None)
+        options = parse_options(["--scenes", "0", "--benchmark", "x", "--at-once", str(at_once)])
+        benchmarks = [read_benchmark(where2place(tmp_path, 12))]
+        await fill(Column("native"), Brain(engine, profile_for("qwen2_5_vl")), benchmarks, options)
+        return engine.most
+
+    assert asyncio.run(most()) == at_once
 
 
 @dataclass

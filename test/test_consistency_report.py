@@ -1,9 +1,13 @@
 """The report of an evaluation: published scores, and the worst answers in HTML."""
 
 import asyncio
+import base64
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from test_consistency import filled, large_where2place
 
 from robobrain_ros.cli.consistency_html import page
@@ -57,3 +61,20 @@ def test_the_html_report_shows_the_worst_answers_first(tmp_path: Path) -> None:
     assert text.count("data:image/jpeg;base64,") == 2
     assert "<script>" not in text
     assert "73.59 → 72.58" in text
+
+
+def test_the_html_report_draws_the_answer_and_the_right_area(tmp_path: Path) -> None:
+    benchmark = large_where2place(tmp_path / "Where2Place")
+    column = asyncio.run(filled("native", ["[(900, 350)]"], benchmark))
+    text = page("x", [column], [benchmark], profile_for("qwen2_5_vl"), Grid.MODEL_PIXELS, "RoboBrain2.0-32B")
+    data = base64.b64decode(text.split("data:image/jpeg;base64,")[1].split('"')[0])
+    shown = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    height, width = shown.shape[:2]
+    # The mask is the left half of a gray image.
+    red, green, _ = shown[height // 2, width // 4]
+    assert green > red + 30
+    model_width, model_height = column.results["Where2Place", False]["0"].model_size
+    u, v = round(900 / model_width * width), round(350 / model_height * height)
+    at_point, elsewhere = shown[v - 4 : v + 5, u - 4 : u + 5], shown[v - 4 : v + 5, u - 80 : u - 60]
+    assert abs(at_point - 128).max() > 60
+    assert abs(elsewhere - 128).max() < 10

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_core_profiles import VERBATIM as ROBOBRAIN
 
 from robobrain_ros.bounds.constraints import check_regex_bounds
 from robobrain_ros.core import AnswerParser, Task, parse_answer, profile_for
@@ -68,6 +69,14 @@ VERBATIM = {
         "the mug",
     ): f"the mug{R1_5_FORMAT}Please provide only the bounding box as JSON with key 'boxes' "
     'within the <answer>...</answer> tags.\nExample:\n<answer>{"boxes": [35, 227, 437, 932]}</answer>',
+    (
+        "embodied-r1.5",
+        Task.TRAJECTORY,
+        "Put the cup on the tray.",
+    ): f"Put the cup on the tray.{R1_5_FORMAT}Please provide only the ordered 2D waypoints with depth (in meters) as JSON with key "
+    "'point_2d' and 'depth' within the <answer>...</answer> tags.\nExample:\n"
+    '<answer>```json\n[{"point_2d": [463, 599], "depth": 1.08}, {"point_2d": [458, 603], "depth": 1.08}, {"point_2d": [449, 612], '
+    '"depth": 1.06}]\n```</answer>',
     (
         "embodied-r1.5",
         Task.ASK,
@@ -154,6 +163,16 @@ CONSTRAINED = [
 
 def items_of(parsed: Any) -> list[Any]:
     return [*parsed.points, *parsed.boxes, *parsed.waypoints]
+
+
+def test_every_prompt_with_a_source_is_compared() -> None:
+    """The prompts of RoboBrain are in test_core_profiles.py, and that of GRM in test_core_progress.py."""
+    compared = {(name, profile_for(name).prompts[task].template) for name, task, _ in VERBATIM}
+    compared |= {(profile_for(model_type).name, profile_for(model_type).prompts[task].template) for model_type, task in ROBOBRAIN}
+    for profile in PROFILES:
+        for task, prompt in profile.prompts.items():
+            if prompt.source is not None and task is not Task.PROGRESS:
+                assert (profile.name, prompt.template) in compared, f"{profile.name}: {task.value}"
 
 
 @pytest.mark.parametrize(("name", "task", "text"), VERBATIM)

@@ -44,6 +44,28 @@ def test_the_check_names_the_grid_on_which_the_engine_answers(profile: Profile, 
         assert "Set model_profile" in str(result)
 
 
+FORMS = {
+    "qwen2.5-vl": '```json\n[{"bbox_2d": [X, Y, X, Y], "label": "disc"}]\n```',
+    "qwen3-vl": '```json\n[{"point_2d": [X, Y], "label": "disc"}]\n```',
+    "embodied-r1": "<think>The disc is not at [3, 3].</think><answer><point>[[X, Y]]</point></answer>",
+    "embodied-r1.5": 'The disc is not at [3, 3].<answer>```json\n[{"point_2d": [X, Y]}]\n```</answer>',
+    "rynnbrain": "Not (3, 3). <area> (X, Y) </area>",
+    "cosmos-reason2": '```json\n[{"point_2d": [3, 3], "label": "start"}, {"point_2d": [X, Y], "label": "end"}]\n```',
+    "mimo-embodied": '<think>\n</think>\n[{"points": [X, Y], "label": "the disc"}]',
+}
+"""Answers as each family writes them, some with coordinates that are not the answer."""
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_check_reads_the_form_of_the_family(name: str) -> None:
+    profile = profile_for(name)
+    own = grid_of(profile)
+    assert run(TargetEngine(profile=profile, grid=own, form=FORMS[name]), profile).verdict is GridVerdict.RIGHT
+    for other in {Grid.MODEL_PIXELS, Grid.CAMERA_PIXELS, Grid.THOUSANDTHS} - {own}:
+        result = run(TargetEngine(profile=profile, grid=other, form=FORMS[name]), profile)
+        assert (result.verdict, result.fits) == (GridVerdict.WRONG, other)
+
+
 @pytest.mark.parametrize("cell", [28, 32])
 @pytest.mark.parametrize(("written", "read"), list(permutations(Grid, 2)))
 def test_no_right_answer_hits_on_another_grid(cell: int, written: Grid, read: Grid) -> None:

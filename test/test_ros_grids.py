@@ -24,8 +24,8 @@ def engine_entry(running) -> DiagnosticStatus:
     ],
     ids=["right", "wrong", "none fits", "unclear"],
 )  # fmt: skip
-def test_the_result_is_in_the_diagnostics_and_does_not_prevent_the_start(
-    engine: ScriptedEngine, level: bytes, begin: str
+def test_the_result_is_in_the_log_and_the_diagnostics_and_does_not_prevent_the_start(
+    engine: ScriptedEngine, level: bytes, begin: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with rig(engine, grid_check="warn", max_image_age=0.0) as running:
         running.until_ready()
@@ -34,6 +34,8 @@ def test_the_result_is_in_the_diagnostics_and_does_not_prevent_the_start(
         assert values["grid_check"].startswith(begin)
         assert entry.level == level
         assert ("Grid check: " in entry.message) == (level == DiagnosticStatus.WARN)
+        [line] = [line for line in capfd.readouterr().err.splitlines() if f"Grid check: {begin}" in line]
+        assert ("[WARN]" in line) == (level == DiagnosticStatus.WARN)
 
 
 @pytest.mark.parametrize(
