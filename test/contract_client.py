@@ -219,11 +219,9 @@ class ContractClient(ContractWorld):
     def _check_positions(self, entry: Entry, task: str, result: Any, shown: Shown) -> None:
         for part in parts_of(task, result) if task in ("point", "affordance", "ground", "trajectory") else ():
             z = part.position.z
-            if result.camera != "deep" or not shown.depth_mm:
-                if not math.isnan(z):
-                    self._fault(f"{entry.what}: a position at {z} m without valid depth")
-            elif not math.isnan(z) and abs(z - shown.depth_mm / 1000.0) > 0.002:
-                self._fault(f"{entry.what}: a position at {z} m where the depth is {shown.depth_mm} mm")
+            depths = [shown.depth_mm] if shown.depth_mm else self.depths_near(result.header.stamp)
+            if not math.isnan(z) and (result.camera != "deep" or all(abs(z - depth / 1000.0) > 0.002 for depth in depths)):
+                self._fault(f"{entry.what}: a position at {z} m; the depth is {depths} mm")
 
     def _burst(self) -> None:
         for _ in range(self._random.choice([5, 20, 40])):
@@ -353,6 +351,8 @@ class ContractClient(ContractWorld):
         def answered(future: Any) -> None:
             self._close(key, future)
             result = future.result().results[0]
+            if result.successful and name == "sync_tolerance":
+                self.largest_tolerance = max(self.largest_tolerance, float(value))
             if not result.successful and not result.reason:
                 self._fault(f"parameter {name} = {value!r}: refused without a reason")
 

@@ -129,6 +129,8 @@ class ContractWorld:
         self._epoch, self._jumped = 0, -math.inf
         self._frames: dict[tuple[str, int, int], Shown] = {}
         """The published frames by camera and stamp."""
+        self.largest_tolerance = 0.01
+        """Largest value so far of the parameter sync_tolerance."""
         self._number = 0
         self._cameras = [Camera("camera"), Camera("deep", depth="good")]
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -182,6 +184,14 @@ class ContractWorld:
         depth.header.stamp, depth.header.frame_id = stamp, frame_id
         self._depth.publish(depth)
         return millimetres if camera.depth == "good" else 0
+
+    def depths_near(self, stamp: Time) -> list[int]:
+        """Return the depths in millimetres that the node may use for an image without a depth image of the same stamp."""
+        return [
+            shown.depth_mm
+            for (_, sec, nanosec), shown in self._frames.items()
+            if shown.depth_mm and abs(sec - stamp.sec + (nanosec - stamp.nanosec) * 1e-9) <= self.largest_tolerance + 1e-6
+        ]
 
     def tick(self, seconds: float = 0.02) -> None:
         """Advance the clock, and publish frames."""
