@@ -128,14 +128,16 @@ def test_the_parameter_overrides_every_clue_but_the_model_type(tmp_path: Path) -
     [
         ("RynnBrain-8B", {"model_type": "qwen2_5_vl", "hidden_size": 3584},
          "Its name identifies .*RynnBrain-8B as RynnBrain, which has the model type qwen3_vl, but .*/config.json states qwen2_5_vl"),
-        ("RynnBrain-8B", {"hidden_size": 2560}, r"RynnBrain, which has the hidden_size 2048 \(2B\) or 4096 \(8B\), but hidden_size 2560 "
-         "in config.json is that of RoboBrain 2.5 4B"),
+        ("RynnBrain-8B", {"hidden_size": 5120}, r"RynnBrain, which has the hidden_size 2048 \(2B\) or 2560 \(4B\) or 4096 \(8B\), but "
+         "hidden_size 5120 in config.json is that of Qwen3-VL 32B"),
         ("RynnBrain-8B", {"_name_or_path": "BAAI/RoboBrain2.5-8B-NV"}, "is identified as several families: RynnBrain .its name. and "
          r"RoboBrain 2.5 \(_name_or_path in config.json\). Set model_profile to one of "),
         ("RynnBrain-vs-Cosmos-Reason2", {}, "several families: RynnBrain .* and Cosmos-Reason2"),
         ("RynnBrain-30B-A3B", {"model_type": "qwen3_vl_moe"}, "unknown model type 'qwen3_vl_moe'. Known model types are qwen2_5_vl "
          r"\(RoboBrain 2.0, GRM, Qwen2.5-VL, Embodied-R1, MiMo-Embodied\) and qwen3_vl \("),
         ("RynnBrain-Plan-8B", {}, "RynnBrain-Plan-8B is a checkpoint of the authors of RynnBrain that has other prompts"),
+        ("RynnBrain1.1-2B", {}, "RynnBrain1.1-2B is a checkpoint of the authors of RynnBrain that has other prompts"),
+        ("RynnBrain1.1-2B", {"model_type": "qwen3_5"}, "unknown model type 'qwen3_5'"),
         ("Qwen3-VL-8B-Thinking", {}, "other prompts, which are not supported. To use those of Qwen3-VL, set model_profile to qwen3-vl"),
         ("Embodied-R1.5-VLA-LIBERO", {}, "other prompts"),
         ("RoboBrain-X0-Preview", {"model_type": "qwen2_5_vl"}, "other prompts"),
@@ -206,7 +208,7 @@ def test_sizes_that_no_family_publishes_are_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hidden_size", "unpublished"),
-    [("RoboBrain2.5-2B", 2048, "RoboBrain 2.5 2B"), ("my-rynnbrain-4b", 2560, "RynnBrain 4B")],
+    [("RoboBrain2.5-2B", 2048, "RoboBrain 2.5 2B"), ("my-rynnbrain-32b", 5120, "RynnBrain 32B")],
 )
 def test_a_size_that_the_name_states_but_the_authors_did_not_publish_is_a_warning(
     tmp_path: Path, name: str, hidden_size: int, unpublished: str

@@ -1,6 +1,7 @@
 """GRM, the general reward models of FlagOpen/Robo-Dopamine. They answer only with scores, so they have no grid.
 
-GRM-3B was trained from RoboBrain 2.0 3B, the 8B from RoboBrain 2.5 8B (README.md at 7d4415f).
+GRM-3B was trained from RoboBrain 2.0 3B, the 8B from RoboBrain 2.5 8B (README.md at 7d4415f). The previews of GRM 2.0 have the
+architecture of RoboBrain 2.5.
 """
 
 from robobrain_ros.core.profiles.common import GRM, PROGRESS
@@ -31,6 +32,7 @@ ON_2_5 = Profile(
     cell=32,
     source=GRM,
     names=_NAMES,
+    examples=("tanhuajie2001/Robo-Dopamine-GRM-2.0-4B-Preview", "tanhuajie2001/Robo-Dopamine-GRM-2.0-8B-Preview"),
     sizes={2560: "4B", 4096: "8B"},
     based_on=("robobrain2.5", "qwen3-vl"),
 )
