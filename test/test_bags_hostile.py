@@ -2,6 +2,7 @@
 
 import errno
 import re
+import resource
 import shutil
 import sys
 import tempfile
@@ -9,13 +10,17 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bag_rig import BEGIN, SECOND, Item, Program, Table, counts, interrupt_after, read_bag, write_bag
 from test_bags_faults import ANSWER, POINT, images, rejected
 
 from robobrain_ros.bags import bounded, tables
+from robobrain_ros.bags.errors import BagError
 from robobrain_ros.bags.messages import ros2_types
+from robobrain_ros.bags.run import Sinks
 from robobrain_ros.bags.source import Source
+from robobrain_ros.bags.video import Video
 
 pytest.importorskip("rosbags", reason="rosbags is not installed")
 
@@ -87,6 +92,42 @@ def test_a_table_that_cannot_be_opened_leaves_an_output_that_continues(
     assert f"{path} cannot be written: Permission denied." in done.err
     assert program(ANSWER, bag, out, *POINT, "--csv", path).code == 0
     assert counts(out) == {"/robobrain/affordances": 3}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+@pytest.mark.parametrize(("length", "limit"), [(1, 0), (2, 0), (40, 0), (40, 300_000), (40, 30_000)])
+def test_an_incomplete_video_is_reported(tmp_path: Path, suffix: str, length: int, limit: int) -> None:
+    """OpenCV does not report that the disk is full. Here, the size of files is limited instead."""
+    random = np.random.default_rng(0)
+    path = tmp_path / f"a{suffix}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit or before[0], before[1]))
+        video = Video(path)
+        for number in range(length):
+            video.add(number * SECOND // 10, random.integers(0, 255, (240, 320, 3), np.uint8))
+        if limit:
+            with pytest.raises(BagError, match=f"The video {path} is incomplete"):
+                video.close()
+        else:
+            video.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_all_files_are_closed_after_one_fails() -> None:
+    closed = []
+
+    class Failing:
+        def add(self, rows: Any) -> None: ...
+
+        def close(self) -> None:
+            closed.append(self)
+            raise BagError("full")
+
+    with pytest.raises(BagError, match="full"):
+        Sinks([Failing(), Failing()]).close()
+    assert len(closed) == 2
 
 
 BOMBS = ["mcap", "message", "bz2", "lz4"]

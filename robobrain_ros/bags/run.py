@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -49,11 +50,15 @@ class Sinks:
     video: Video | None = None
 
     def close(self) -> None:
-        """Finish the files."""
-        for table in self.tables:
-            table.close()
-        if self.video is not None:
-            self.video.close()
+        """Finish the files, also after one of them fails.
+
+        :raises BagError: a file is incomplete.
+        """
+        with ExitStack() as stack:
+            if self.video is not None:
+                stack.callback(self.video.close)
+            for table in self.tables:
+                stack.callback(table.close)
 
 
 class Run:

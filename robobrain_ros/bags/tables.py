@@ -66,7 +66,10 @@ class CsvTable:
 
     def close(self) -> None:
         """See `Table`."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
 
 
 def require_pyarrow() -> None:
@@ -129,9 +132,14 @@ class ParquetTable:
 
     def close(self) -> None:
         """See `Table`."""
-        if self._rows:
-            self._flush()
-        self._writer.close()
+        try:
+            if self._rows:
+                self._flush()
+        finally:
+            try:
+                self._writer.close()
+            except OSError as error:
+                raise _unwritable(self._path, error) from error
 
 
 def _unwritable(path: Path, error: Exception) -> BagError:

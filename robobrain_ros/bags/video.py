@@ -24,6 +24,7 @@ class Video:
         self._path = path
         self._writer: Any = None
         self._first: tuple[int, RgbImage] | None = None
+        self._count = 0
 
     def add(self, time: int, image: RgbImage) -> None:
         """Add an image, which was recorded at ``time`` in ns.
@@ -53,13 +54,29 @@ class Video:
         if (colours.shape[1], colours.shape[0]) != self._size:
             colours = cv2.resize(colours, self._size)
         self._writer.write(colours)
+        self._count += 1
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file.
+
+        :raises BagError: images are missing, because OpenCV does not report failed writes.
+        """
         if self._writer is None and self._first is not None:
             self._open(_LOWEST)
-        if self._writer is not None:
-            self._writer.release()
+        if self._writer is None:
+            return
+        self._writer.release()
+        if not self._is_complete():
+            raise BagError(f"The video {self._path} is incomplete. Check that the disk has space.")
+
+    def _is_complete(self) -> bool:
+        video = cv2.VideoCapture(str(self._path))
+        try:
+            # The number alone can be right in a file that was cut.
+            video.set(cv2.CAP_PROP_POS_FRAMES, self._count - 1)
+            return video.get(cv2.CAP_PROP_FRAME_COUNT) >= self._count and video.read()[0]
+        finally:
+            video.release()
 
 
 def next_path(path: Path) -> Path:
