@@ -356,3 +356,17 @@ def test_labels_are_readable_in_rviz_and_do_not_meet_at_the_gripper(scene: Scene
     assert len(labels) == 2
     for label in [*labels, *SceneMessages(scene, CameraSettings()).ground_truth.markers]:
         assert label.scale.x == pytest.approx(0.3 * label.scale.z)
+
+
+def test_a_viewer_that_misses_a_deletion_shows_one_label() -> None:
+    """The label of a query has the same id in every answer, however many arrows a trajectory has."""
+    lens = lens_of(make_scene(7))
+    labels = set()
+    for count in (2, 5):
+        way = [(200 + 40 * n, 200 + 30 * n) for n in range(count)]
+        lifted = Lifted(lens.positions(np.array(way, float), np.full(count, 0.7)), ("",) * count, np.zeros(count, bool))
+        answer = Answer(Task.TRAJECTORY, "", waypoints=tuple(Point(*pixel) for pixel in way))
+        markers = to_markers(answer, Header(), "reach", Style(), text="wipe it", rays=PixelRays(lens), waypoints=lifted)
+        assert len({(marker.ns, marker.id) for marker in markers}) == len(markers)
+        labels |= {(marker.ns, marker.id) for marker in markers if marker.type == Marker.TEXT_VIEW_FACING}
+    assert len(labels) == 1

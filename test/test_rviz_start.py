@@ -118,7 +118,6 @@ def test_the_configuration_shows_every_view_on_its_topic() -> None:
     panels = {panel["Class"]: panel for panel in configuration["Panels"]}
     assert {"Help Height", "Tree Height"} <= panels["rviz_common/Displays"].keys()
     assert panels["rviz_common/Displays"]["Property Tree Widget"]["Splitter Ratio"] > 0.5, "the names of the displays fit"
-    assert list(displays)[-1] == "DepthCloud", "a slow RViz serves the topics of the displays in their order"
     # Qt's saved state identifies a dock by the name of its panel in UTF-16.
     state = bytes.fromhex(configuration["Window Geometry"]["QMainWindow State"])
     for name in ("Displays", "Views", displays["Image"]["Name"]):

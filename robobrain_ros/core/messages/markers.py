@@ -1,7 +1,8 @@
 """Convert answers with positions to markers (visualization_msgs), which RViz and Foxglove show in 3D."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from enum import IntEnum
@@ -169,7 +170,9 @@ class _MarkerBuilder:
         self._style = style
         self._rays = rays
         self._origin = np.zeros(3) if rays is None else rays.origin
-        self._ids = count()
+        # Each namespace has its own count. With a common one, the id of a label would depend on the number of arrows, and a
+        # viewer that misses the deletion of the previous label would show both.
+        self._ids: defaultdict[str, Iterator[int]] = defaultdict(count)
         self._lifetime = _to_duration(types, max(style.lifetime, 0.0))
 
     def point(self, point: Point, position: Floats, label: str) -> None:
@@ -298,7 +301,9 @@ class _MarkerBuilder:
         self.markers.append(marker)
 
     def _marker(self, kind: str, marker_type: int) -> Any:
-        marker = self._types.Marker(header=self._header, ns=f"{self._namespace}/{kind}", id=next(self._ids), type=marker_type)
+        marker = self._types.Marker(
+            header=self._header, ns=f"{self._namespace}/{kind}", id=next(self._ids[kind]), type=marker_type
+        )
         marker.action = Action.ADD
         marker.lifetime = self._lifetime
         return marker
