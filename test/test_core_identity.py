@@ -136,6 +136,7 @@ def test_the_parameter_overrides_every_clue_but_the_model_type(tmp_path: Path) -
         ("RynnBrain-30B-A3B", {"model_type": "qwen3_vl_moe"}, "unknown model type 'qwen3_vl_moe'. Known model types are qwen2_5_vl "
          r"\(RoboBrain 2.0, GRM, Qwen2.5-VL, Embodied-R1, MiMo-Embodied\) and qwen3_vl \("),
         ("RynnBrain-Plan-8B", {}, "RynnBrain-Plan-8B is a checkpoint of the authors of RynnBrain that has other prompts"),
+        ("RynnBrain-Cot-8B", {}, "RynnBrain-Cot-8B is a checkpoint of the authors of RynnBrain that has other prompts"),
         ("RynnBrain1.1-2B", {}, "RynnBrain1.1-2B is a checkpoint of the authors of RynnBrain that has other prompts"),
         ("RynnBrain1.1-2B", {"model_type": "qwen3_5"}, "unknown model type 'qwen3_5'"),
         ("Qwen3-VL-8B-Thinking", {}, "other prompts, which are not supported. To use those of Qwen3-VL, set model_profile to qwen3-vl"),

@@ -1,8 +1,8 @@
 """RynnBrain 2B, 4B and 8B (alibaba-damo-academy/RynnBrain). The prompts are those of the cookbooks for a single image.
 
-README.md @ fc38ec2 lists the checkpoints. RynnBrain-30B-A3B has the model type qwen3_vl_moe, which is not supported.
-RynnBrain-Plan, -Nav and -CoP have other prompts, and are rejected. RynnBrain 1.1, which was made from Qwen3.5, has other cookbooks,
-which could not be read. It is rejected too.
+README.md @ 24d35c0 lists the 2B and the 8B, and README.md of July 2026 also the 4B. RynnBrain-30B-A3B has the model type
+qwen3_vl_moe, which is not supported. RynnBrain-Plan, -Nav and -CoP (also called -Cot) have other prompts, and are rejected. So is
+RynnBrain 1.1, which was made from Qwen3.5: its cookbooks could not be read.
 """
 
 from robobrain_ros.core.profiles.common import ASK
@@ -70,7 +70,7 @@ PROFILE = Profile(
     marks=("object", "area", "affordance", "trajectory"),
     names=r"rynn[-_ ]?brain",
     examples=tuple(f"Alibaba-DAMO-Academy/RynnBrain-{size}" for size in ("2B", "4B", "8B")),
-    other_names=r"rynn[-_ ]?brain(.*[-_ ](plan|nav|cop)(?![a-z])|[-_ ]?1[._]1)",
+    other_names=r"rynn[-_ ]?brain(.*[-_ ](plan|nav|co[pt])(?![a-z])|[-_ ]?1[._]1)",
     sizes={2048: "2B", 2560: "4B", 4096: "8B"},
     based_on=("qwen3-vl",),
 )
