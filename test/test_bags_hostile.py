@@ -17,7 +17,8 @@ from test_bags_faults import ANSWER, POINT, images, rejected
 
 from robobrain_ros.bags import bounded, tables
 from robobrain_ros.bags.errors import BagError
-from robobrain_ros.bags.messages import ros2_types
+from robobrain_ros.bags.messages import message_type, ros2_types, serialized
+from robobrain_ros.bags.output import Output
 from robobrain_ros.bags.run import Sinks
 from robobrain_ros.bags.source import Source
 from robobrain_ros.bags.video import Video
@@ -206,6 +207,33 @@ def test_the_same_command_starts_again_after_its_first_run_was_killed(program: P
     (out / "notes.txt").unlink()
     assert program(ANSWER, bag, out, *POINT).code == 0
     assert counts(out) == {"/robobrain/affordances": 3}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_second_process_never_deletes_an_output_in_progress(tmp_path: Path, is_resumed: bool, overwrite: bool) -> None:
+    out = tmp_path / "out"
+    if is_resumed:
+        Output.open(out, "mcap", {}, overwrite=False).close(complete=False)
+    first = Output.open(out, "mcap", {}, overwrite=False)
+    with pytest.raises(BagError, match="Another process writes"):
+        Output.open(out, "mcap", {}, overwrite=overwrite)
+    kind = "std_msgs/msg/String"
+    connection = first.add_topic("/a", kind, [])
+    first.write([(connection, BEGIN, serialized(message_type(kind)(data="a"), kind))], moments=1)
+    first.close(complete=False)
+    assert counts(out) == {"/a": 1}
+    Output.open(out, "mcap", {}, overwrite=overwrite).close(complete=True)
+    assert counts(out) == ({} if overwrite else {"/a": 1})
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_to_the_folder_of_a_killed_run_is_kept(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / ".reserve").touch()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    Output.open(tmp_path / "out", "mcap", {}, overwrite=overwrite).close(complete=True)
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == {"metadata.yaml", "out_0.mcap"}
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])

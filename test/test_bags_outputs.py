@@ -39,7 +39,7 @@ def test_the_input_is_never_deleted(program: Program, tmp_path: Path, name: str)
 
 def test_a_folder_with_other_files_than_those_of_a_bag_is_never_deleted(program: Program, tmp_path: Path) -> None:
     bag, out = write_bag(tmp_path / "in", images()), tmp_path / "out"
-    for name in ("out_notes.txt", "out_1/notes.txt", "monday.mcap", "thesis.tmp"):
+    for name in ("out_notes.txt", "out_1/notes.txt", "out_1/out_1_0.mcap", "out_1/metadata.yaml", "monday.mcap", "thesis.tmp"):
         (out / name).parent.mkdir(parents=True)
         path = write_text(out / name)
         assert rejected(program, bag, out, *POINT, "--overwrite").startswith(f"{out} is not only a bag: it has "), name

@@ -4,12 +4,13 @@ The bag is a folder of rosbag2. Each run adds one file, ``OUTPUT/OUTPUT_<run>.mc
 as a recorder does that splits its bag. The entry ``custom_data`` of metadata.yaml has what the next run needs.
 """
 
+import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,12 @@ class Output:
         files = [] if earlier is None else earlier["relative_file_paths"]
         name = f"{path.name}_{len(files)}"
         self._reserve = path / _RESERVE
+        self._lock = ExitStack()
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(_locked(path))
+            if earlier is None:
+                _clear(path)
             shutil.rmtree(path / name, ignore_errors=True)
             with self._reserve.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, _RESERVED)
@@ -72,6 +77,7 @@ class Output:
         except OSError as error:
             with suppress(OSError):
                 self._reserve.unlink()
+            self._lock.close()
             raise BagError(f"{path} cannot be written: {error.strerror}.") from error
 
     @classmethod
@@ -81,8 +87,6 @@ class Output:
         :raises BagError: the path exists and cannot be resumed, or cannot be written.
         """
         progress, earlier = check_output(path, settings, overwrite=overwrite)
-        if path.exists() and earlier is None and (overwrite or _is_of_killed_run(path)):
-            shutil.rmtree(path)
         return cls(path, storage, progress, earlier)
 
     @property
@@ -146,6 +150,7 @@ class Output:
             self._finish()
         except Exception as error:
             raise self._failed(error) from error
+        self._lock.close()
 
     def _failed(self, error: Exception) -> BagError:
         self._closed = True
@@ -156,6 +161,8 @@ class Output:
             self._finish()
         except Exception as second:
             return BagError(f"{self.path} could not be written ({reason}), and its index could not be written either ({second}).")
+        finally:
+            self._lock.close()
         return BagError(
             f"{self.path} could not be written: {reason}. It contains the answers about {self.progress.moments} images. Free "
             "some space, and run the same command again to continue."
@@ -176,8 +183,11 @@ class Output:
 def check_output(path: Path, settings: dict[str, Any], *, overwrite: bool) -> tuple[Progress, dict[str, Any] | None]:
     """Return the progress of an unfinished bag and its metadata, or the progress of a new bag and None.
 
-    :raises BagError: the path exists, and is not an unfinished bag with the same settings.
+    :raises BagError: the path exists, and is not an unfinished bag with the same settings; or another process writes it.
     """
+    if path.is_dir():
+        with _locked(path):
+            pass
     if not path.exists():
         nearest = next(parent for parent in path.absolute().parents if parent.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -207,14 +217,45 @@ def check_output(path: Path, settings: dict[str, Any], *, overwrite: bool) -> tu
     return progress, metadata
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lock a folder. The system releases the lock when the process ends. Some network file systems have no locks.
+
+    :raises BagError: another process has the lock, or the folder cannot be read.
+    """
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise BagError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BagError(f"Another process writes {path}. Wait until it ends, or choose another name.") from error
+        yield
+    finally:
+        os.close(folder)
+
+
+def _clear(path: Path) -> None:
+    """Delete what a folder contains. The folder itself can be a symbolic link."""
+    for item in path.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
+
+
 def _is_of_bag(item: Path, path: Path) -> bool:
     """Return whether a file or folder in an output bag was written by this program or a recorder.
 
-    Storage files are of a bag only beside a metadata.yaml. Otherwise, the folder can be a collection of recordings.
+    Storage files are of a bag only beside a metadata.yaml. Otherwise, the folder can be a collection of recordings. A folder is a
+    file in progress only if it has no metadata.yaml. Otherwise, it is a recording.
     """
     if item.is_dir() and not item.is_symlink():
         is_segment = re.fullmatch(rf"{re.escape(path.name)}_\d+", item.name) is not None
-        return is_segment and all(_is_own_file(each) for each in item.iterdir())
+        return is_segment and all(_STORED.fullmatch(each.name) and each.stem == item.name for each in item.iterdir())
     return item.name in (_RESERVE, f"{_METADATA}.tmp") or (_is_own_file(item) and (path / _METADATA).is_file())
 
 
