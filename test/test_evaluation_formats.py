@@ -342,7 +342,7 @@ def test_parquet_without_pyarrow_names_the_package(tmp_path: Path, monkeypatch: 
 
 
 def test_parquet_files_of_the_hub_are_read(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: it is 150 MB, and only Parquet files need it")
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     parquet = pytest.importorskip("pyarrow.parquet")
 
     def table(path: Path, rows: list[dict[str, Any]]) -> Path:
