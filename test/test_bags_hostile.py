@@ -185,6 +185,21 @@ def test_a_chunk_with_another_size_than_stated_is_rejected() -> None:
         decompress(data, 2**62)
 
 
+def test_chunks_of_the_same_time_are_limited_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rosbags reads all of them before it returns a message. A bag of 32 kB can have 600 MB in ten chunks."""
+    kind = "std_msgs/msg/String"
+    large = bytes(2 * 2**20)  # rosbags begins a chunk after 1 MB.
+    path = write_bag(tmp_path / "in", [("/a", kind, 1, large) for _ in range(8)], compression="storage")
+    in_order = write_bag(tmp_path / "in_order", [("/a", kind, time, large) for time in range(8)], compression="storage")
+    monkeypatch.setattr(bounded, "MOST", 5 * 2**20)
+    for _ in range(2):
+        with pytest.raises(BagError, match="The chunks of the same time have more than 5242880 bytes after decompression"):
+            list(Source(path).records(["/a"]))
+        assert len(list(Source(in_order).records(["/a"]))) == 8
+    monkeypatch.setattr(bounded, "MOST", 512 * 2**20)
+    assert len(list(Source(path).records(["/a"]))) == 8
+
+
 def test_a_compressed_file_leaves_space_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_bag(tmp_path / "in", images(), compression="file", storage="sqlite3")
     usage = namedtuple("usage", "free")

@@ -4,13 +4,14 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
 MOST = 512 * 2**20
-"""Bytes of a chunk or a message after decompression. Chunks of recorders have about 1 MB; larger ones have a single message."""
+"""Bytes of a chunk or a message after decompression. Chunks of recorders have about 1 MB; larger ones have a single message. Also
+bytes of all chunks that contain the same time, because rosbags keeps them in memory together."""
 _RESERVED = 256 * 2**20
 """Bytes that stay free on the disk while a compressed file is decompressed to a temporary one."""
 
@@ -29,6 +30,7 @@ def limit_decompression() -> None:
     from rosbags.rosbag2 import reader as reader2
     from rosbags.rosbag2 import storage_mcap
 
+    storage_mcap.msgsrc = partial(_messages, storage_mcap.msgsrc, _Open())
     zstd = reader2.zstd
     for name, new in (("zstd", zstd.ZstdDecompressor), ("lz4", LZ4FrameDecompressor)):
         storage_mcap.DECOMPRESSORS[name] = partial(_decompressed, new)
@@ -60,6 +62,29 @@ def _decompressed(new: Callable[[], Any], data: bytes, size: int | None = None) 
         parts.append(part)
         data = frame.unused_data
     return b"".join(parts)
+
+
+class _Open:
+    """The compressed chunks that are in memory."""
+
+    size = 0
+
+
+def _messages(inner: Callable[..., Iterator[Any]], opened: _Open, chunk: Any, *arguments: Any) -> Iterator[Any]:
+    """Yield the messages of a chunk. The first value only has the chunk's time. The chunk is read after it.
+
+    :raises TooLargeError: the chunks in memory are too large together.
+    """
+    messages = inner(chunk, *arguments)
+    yield next(messages)
+    size = chunk.uncompressed_size if chunk.compression else 0
+    opened.size += size
+    try:
+        if opened.size > max(MOST, size):
+            raise TooLargeError(f"The chunks of the same time have more than {MOST} bytes after decompression")
+        yield from messages
+    finally:
+        opened.size -= size
 
 
 class _Sparing:
