@@ -214,6 +214,7 @@ def test_a_single_high_estimate_is_not_the_start_of_a_regression() -> None:
     assert watched(limits, 0.1, 0.15, 0.6, 0.15, 0.15) == [RUNNING] * 5
     assert watched(limits, 0.9, 0.0, 0.0) == [RUNNING] * 3
     assert watched(limits, 0.6, 0.6, 0.3) == [RUNNING] * 2 + [REGRESSED]
+    assert watched(limits, 0.5, 0.5, 0.4, 0.6, 0.4) == [RUNNING] * 5, "an estimate counts 0.1 more than the one before it"
 
 
 def test_a_task_stalls_after_the_time_without_an_advance() -> None:

@@ -220,6 +220,17 @@ def test_a_task_whose_work_is_undone_has_regressed() -> None:
     assert (result.peak, result.final) == pytest.approx((0.6, 0.3), abs=0.02)
 
 
+def test_a_goal_states_how_many_estimates_must_agree() -> None:
+    with graded() as (it, _):
+        once_more = Watched(it, reference_end=shade(1.0), regression_confirmations=3)
+        for progress in (0.6, 0.6, 0.3, 0.3, 0.3):
+            once_more.after(progress)
+        assert once_more.end()[0].state == WatchTask.Result.REGRESSED
+        at_once = Watched(it, reference_end=shade(1.0), confirmations=1)
+        at_once.after(0.98)
+        assert at_once.end()[0].state == WatchTask.Result.SUCCEEDED
+
+
 def test_without_a_reference_of_the_end_there_is_no_backward_comparison() -> None:
     with graded() as (it, engine):
         watched = Watched(it)
