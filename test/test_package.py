@@ -99,6 +99,13 @@ def test_each_program_is_installed_and_exists(name: str) -> None:
     assert callable(getattr(import_module(module), function))
 
 
+@pytest.mark.parametrize("name", executables())
+def test_each_command_of_pip_exists_in_a_build_too(name: str) -> None:
+    command = "robobrain" if name == "robobrain" else f"robobrain-{name.replace('_', '-')}"
+    prefix = Path(get_package_prefix("robobrain_ros"))
+    assert (prefix / "bin" / command).read_text() == (prefix / "lib" / "robobrain_ros" / name).read_text()
+
+
 def test_package_xml_is_valid() -> None:
     catkin_package = pytest.importorskip("catkin_pkg.package")
     manifest = catkin_package.parse_package(REPOSITORY)
