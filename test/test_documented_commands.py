@@ -168,9 +168,9 @@ def interface(name: str) -> Any:
 
 
 def run_with_ros2(demo: Demo, words: list[str]) -> None:
-    # The daemon may not have discovered the topic, so the command runs without it, with enough time for discovery.
-    once = ["--once", "--no-daemon", "--spin-time", "5"] if words[1:3] == ["topic", "echo"] else []
-    output = demo.run(*ROS2, *words[1:], *once)
+    # The daemon may not have discovered the topic or the node, so the command runs without it, with enough time for discovery.
+    patient = ["--no-daemon", "--spin-time", "5"] if words[1] in ("topic", "lifecycle") else []
+    output = demo.run(*ROS2, *words[1:], *patient, *(["--once"] if words[1:3] == ["topic", "echo"] else []))
     if words[1] == "service":
         assert f"Outcome(code={Outcome.OK}," in output
     if words[1] == "action":
