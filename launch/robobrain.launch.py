@@ -162,8 +162,6 @@ def make_nodes(context: LaunchContext) -> list[Action]:
                 remappings=[
                     ("camera/image", value["image_topic"].removesuffix("/compressed")),
                     *remappings,
-                    # RViz's DepthCloud display makes the name of this topic absolute, also in a namespace.
-                    ("/camera/camera_info", value["camera_info_topic"]),
                 ],
             )
         )

@@ -1,7 +1,6 @@
 """The launch files with the real `ros2 launch`: the effect of their arguments, and that no process outlives them."""
 
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -242,25 +241,6 @@ def test_a_wrong_argument_of_the_demo_leaves_nothing_running() -> None:
     """The node must not run without its camera."""
     assert launch("demo.launch.py", "seed:=red", "namespace:=launched_seed").returncode != 0
     assert [it for it in psutil.process_iter(["cmdline"]) if "__ns:=/launched_seed" in (it.info["cmdline"] or [])] == []
-
-
-def test_rvizs_depth_image_has_the_camera_info_of_the_namespace(
-    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The DepthCloud display of RViz makes its topic of camera_info absolute. Another program replaces RViz."""
-    (tmp_path / "share/ament_index/resource_index/packages").mkdir(parents=True)
-    (tmp_path / "share/ament_index/resource_index/packages/rviz2").touch()
-    program = tmp_path / "lib/rviz2/rviz2"
-    program.parent.mkdir(parents=True)
-    program.write_text(
-        f"#!{sys.executable}\nimport sys, rclpy\nrclpy.init(args=sys.argv)\nnode = rclpy.create_node('rviz')\n"
-        "print(*(node.resolve_topic_name(name) for name in ('camera/depth', '/camera/camera_info')), flush=True)\n"
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("AMENT_PREFIX_PATH", os.pathsep.join([str(tmp_path), os.environ["AMENT_PREFIX_PATH"]]))
-    arguments = ("namespace:=launched_cloud", "rviz:=true", "fixed_frame:=map", "depth_topic:=front/depth", "autostart:=false")
-    with launched(tmp_path / "log", "robobrain.launch.py", *arguments, "camera_info_topic:=front/camera_info") as it:
-        client.until(lambda: "/launched_cloud/front/depth /launched_cloud/front/camera_info" in it.said())
 
 
 @pytest.mark.parametrize("name", ["robobrain.launch.py", "demo.launch.py"])

@@ -15,8 +15,9 @@ import viewer
 from viewer import LIMIT, Viewer
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from robobrain_ros.core.clouds import Cloud
 from robobrain_ros.live import guard
-from robobrain_ros.live.feed import Cloud, Feed, Frame, Question
+from robobrain_ros.live.feed import Feed, Frame, Question
 from robobrain_ros.live.guard import Gate, LiveViewError, allowed
 from robobrain_ros.live.page import Page
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robobrain_ros.bounds.texts import clean, shortened
+from robobrain_ros.core.clouds import Cloud
 from robobrain_ros.core.query import Answer, PlanStep, RgbImage, Task
 
 LONGEST_INSTRUCTION = 8000
@@ -58,22 +59,6 @@ class Frame:
     number: int
     image: RgbImage
     age: float | None = None
-
-
-@dataclass(frozen=True)
-class Cloud:
-    """The depth image as coloured points.
-
-    :param number: differs from that of the previous cloud.
-    :param points: (n, 3), metres, optical frame, float32.
-    :param colours: (n, 3), uint8.
-    :param spacing: distance of neighbouring points at the median depth in metres.
-    """
-
-    number: int
-    points: npt.NDArray[np.float32]
-    colours: npt.NDArray[np.uint8]
-    spacing: float
 
 
 @dataclass(frozen=True)

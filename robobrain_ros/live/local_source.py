@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.clouds import Cloud, CloudMaker
 from robobrain_ros.core.geometry import CameraModel, GeometryError
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.query import Answer, PartialAnswer, Query, RgbImage
@@ -17,8 +18,8 @@ from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
 from robobrain_ros.errors import BadImageError, OutcomeCode, RoboBrainError
-from robobrain_ros.live.cloud import CloudMaker, answer_shapes
-from robobrain_ros.live.feed import THIS_PAGE, Cloud, Entry, Feed, Frame, Question, Status
+from robobrain_ros.live.answer_shapes import answer_shapes
+from robobrain_ros.live.feed import THIS_PAGE, Entry, Feed, Frame, Question, Status
 from robobrain_ros.live.guard import LiveViewError
 
 _log = logging.getLogger(__name__)

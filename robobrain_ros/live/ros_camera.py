@@ -9,6 +9,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from robobrain_ros.core.clouds import Cloud, CloudMaker
 from robobrain_ros.core.geometry import CameraModel
 from robobrain_ros.core.messages.depth import read_depth
 from robobrain_ros.core.messages.frames import plain_frame
@@ -17,8 +18,7 @@ from robobrain_ros.core.messages.positions import names_rectified, to_camera_mod
 from robobrain_ros.core.messages.stamps import nanoseconds
 from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadImageError
-from robobrain_ros.live.cloud import CloudMaker
-from robobrain_ros.live.feed import Cloud, Frame
+from robobrain_ros.live.feed import Frame
 
 _TYPES: dict[str, Any] = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 _KEPT_IMAGES = 4

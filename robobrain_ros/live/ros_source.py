@@ -16,11 +16,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from visualization_msgs.msg import MarkerArray
 
+from robobrain_ros.core.clouds import Cloud
 from robobrain_ros.core.messages.frames import plain_frame
 from robobrain_ros.core.messages.stamps import nanoseconds
 from robobrain_ros.core.query import CAMERA_TASKS, Task
 from robobrain_ros.core.transforms import Transform, TransformBuffer, TransformError
-from robobrain_ros.live.feed import Cloud, Feed, Frame, Question, Status
+from robobrain_ros.live.feed import Feed, Frame, Question, Status
 from robobrain_ros.live.guard import LiveViewError
 from robobrain_ros.live.ros_camera import CameraInput, Topics, guess_depth, info_beside
 from robobrain_ros.live.ros_markers import Markers

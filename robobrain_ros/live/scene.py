@@ -3,7 +3,8 @@
 import numpy as np
 import viser
 
-from robobrain_ros.live.feed import Cloud, Shape
+from robobrain_ros.core.clouds import Cloud
+from robobrain_ros.live.feed import Shape
 
 MOST_SHAPES = 300
 _MOST_SPHERES = 64

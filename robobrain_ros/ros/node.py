@@ -40,6 +40,7 @@ from robobrain_ros.ros.requests.statistics import RequestStatistics
 from robobrain_ros.ros.result_topics import ResultTopics
 from robobrain_ros.ros.standing import StandingQueries
 from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
+from robobrain_ros.ros.views.cloud import CloudSource
 
 _package_log = logging.getLogger("robobrain_ros")
 """Logger of the core and the engine, which do not use ROS."""
@@ -96,12 +97,13 @@ class RoboBrainNode(GuardedNode):
         self._cameras = Cameras([], self._settings["cameras"])
         self._models = Models(self.get_logger(), self._on_model_change)
         self._front: HttpFront | None = None
-        self._results = ResultTopics(self, self._settings, self._models.main)
         self._transforms = Transforms(self, transform_source)
 
         def cameras() -> Cameras:
             return self._cameras
 
+        clouds = CloudSource(cameras, lambda: self._requests.locator)  # `_requests` is created below.
+        self._results = ResultTopics(self, self._settings, self._models.main, clouds)
         selection = ImageSelection(self.get_clock(), self._settings, cameras)
         self._requests = Requests(self, self._settings, self._models, cameras, selection, self._transforms, self._results.publish)
         self._endpoints = Endpoints(self, self._settings, self._requests, selection, self._results.publish_progress)
@@ -112,22 +114,15 @@ class RoboBrainNode(GuardedNode):
         self._duplicates = DuplicateNodes(self)
         self._memory = MemoryReturn(lambda: self.statistics.served + self.statistics.failed)
         self._diagnostics = Diagnostics(
-            self,
-            self._duplicates,
-            self._settings,
-            self._models,
-            self._requests,
-            self._standing,
-            cameras,
-            self._server_state,
+            self, self._duplicates, self._settings, self._models, self._requests, self._standing, cameras, self._server_state,
             self._watch,
-        )
+        )  # fmt: skip
         # The clock is steady, because these timers must also run while simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         timed = (self._standing, self._results, self._endpoints, self._duplicates, self._memory)
         checks = (self._watch.check, self._requests.give_up_overdue, lambda: self._cameras.adapt())
-        parts = (*checks, *(part.on_timer for part in timed))
-        self._periodic = PeriodicCalls(self, (*parts, self._diagnostics.publish), self._steady_clock)
+        parts = (*checks, *(part.on_timer for part in timed), self._diagnostics.publish)
+        self._periodic = PeriodicCalls(self, parts, self._steady_clock)
         self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None
         self._change_announced = False
 

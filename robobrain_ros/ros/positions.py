@@ -110,6 +110,15 @@ class Locator:
         positions = await self._moved(positions, end)
         return await self._trajectories.followed(positions, text, depth, end) if answer.waypoints else positions
 
+    def view(self, inputs: PositionInputs, size: tuple[int, int]) -> tuple[CameraModel, DepthImage] | None:
+        """Return the camera's model and the depth image of an image, or None if one is missing or cannot be used.
+
+        It does not wait. It can be called in any thread.
+        """
+        camera, _ = self._camera(inputs, size)
+        depth, _ = (None, "") if inputs.topics.depth is None else self._depth(inputs)
+        return None if camera is None or depth is None or not _same_view(depth, camera) else (camera, depth)
+
     def _camera(self, inputs: PositionInputs, size: tuple[int, int]) -> tuple[CameraModel | None, str]:
         """Return the camera's model, or None and a sentence about the reason."""
         topic, match = inputs.topics.info, inputs.matches[0]

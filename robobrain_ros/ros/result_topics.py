@@ -12,6 +12,7 @@ from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.requests.result import Result
 from robobrain_ros.ros.tasks import TASKS
+from robobrain_ros.ros.views.cloud import CloudSource, CloudTopic
 from robobrain_ros.ros.views.views import Overlay, SpatialViews
 
 _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -25,13 +26,15 @@ _EVENTS = QoSProfile(depth=MOST_EVENTS, reliability=ReliabilityPolicy.RELIABLE, 
 class ResultTopics:
     """Publishes the answers to requests and standing queries, and the events of conditions. Called in the executor."""
 
-    def __init__(self, node: GuardedNode, parameters: Parameters, model: Model) -> None:
+    def __init__(self, node: GuardedNode, parameters: Parameters, model: Model, clouds: CloudSource) -> None:
         self._node = node
         self._parameters = parameters
         self._model = model
+        self._cloud_source = clouds
         self._publishers: dict[str, Publisher] = {}
         self._events: Publisher | None = None
         self._views: tuple[SpatialViews, Overlay] | None = None
+        self._cloud: CloudTopic | None = None
 
     def open(self) -> None:
         """Create the publishers: all, or none if an exception is raised."""
@@ -41,6 +44,7 @@ class ResultTopics:
                 name: self._node.create_publisher(message_type, f"~/{name}", _LATCHED) for name, message_type in types.items()
             }
             self._events = self._node.create_publisher(Event, "~/events", _EVENTS)
+            self._cloud = CloudTopic(self._node, self._parameters, self._model, self._cloud_source)
             self._views = (
                 SpatialViews(self._node, self._parameters, _LATCHED),
                 Overlay(self._node, self._parameters, self._model),
@@ -49,11 +53,11 @@ class ResultTopics:
 
     def close(self) -> None:
         """Destroy the publishers."""
-        for closing in self._views or ():
+        for closing in (*(self._views or ()), *filter(None, [self._cloud])):
             closing.close()
         for publisher in (*self._publishers.values(), *filter(None, [self._events])):
             self._node.destroy_publisher(publisher)
-        self._publishers, self._events, self._views = {}, None, None
+        self._publishers, self._events, self._views, self._cloud = {}, None, None, None
 
     def publish(self, result: Result) -> None:
         """Publish the answer of a result, if it has one, and update the views."""
@@ -79,8 +83,8 @@ class ResultTopics:
             self._events.publish(event)
 
     def on_timer(self) -> None:
-        """Publish the current markers and overlay for new subscribers; called each second."""
-        for view in self._views or ():
+        """Publish the current markers and overlay for new subscribers, and a cloud; called each second."""
+        for view in (*(self._views or ()), *filter(None, [self._cloud])):
             view.on_timer()
 
     def clear(self) -> None:

@@ -81,7 +81,8 @@ class Requests:
         self._selection = selection
         self.trajectories = Trajectories(parameters, transforms, lambda: self.robots)
         """The checks of trajectories."""
-        self._locator = Locator(parameters, transforms, self.trajectories)
+        self.locator = Locator(parameters, transforms, self.trajectories)
+        """Computes the positions of the answers."""
         self._on_result = on_result
         self._open: dict[Ticket[Answer], Job] = {}
 
@@ -180,7 +181,7 @@ class Requests:
         if inputs is None or not isinstance(frame, Frame):
             raise BadRequestError("images is not empty. Positions need the image of a camera.")
         try:
-            ticket.start(lambda push: run_location(parts, frame, inputs, self._locator, deadline, direction))
+            ticket.start(lambda push: run_location(parts, frame, inputs, self.locator, deadline, direction))
             positions, (width, height) = await ticket.result()
         finally:
             inputs.close()
@@ -191,7 +192,7 @@ class Requests:
         self._open[ticket] = job
         try:
             # Without a listener, no partial answers are sent, because each of them wakes the executor and slows the model down.
-            ticket.start(lambda push: run_job(job, push if listener else None, self._locator, self.trajectories))
+            ticket.start(lambda push: run_job(job, push if listener else None, self.locator, self.trajectories))
             while (news := await ticket.partial_answers()) is not None:
                 for partial in news if listener else ():
                     listener(partial, job.origin_with_size())  # type: ignore[misc]
