@@ -36,7 +36,7 @@ from soak_client import count_unexpected
 
 pytestmark = pytest.mark.alone
 
-STEPS = int(os.environ.get("CONTRACT_STEPS", "600"))
+STEPS = int(os.environ.get("CONTRACT_STEPS", "1000"))
 """Number of random actions. `make thorough` sets 1500."""
 SEED = int(os.environ.get("CONTRACT_SEED", "1"))
 EXIT_LIMIT = 10.0
@@ -134,6 +134,9 @@ def test_the_guarantees_hold_under_a_random_mix_of_requests(tmp_path: Path, sim_
 @pytest.mark.parametrize("open_requests", [0, 40], ids=["idle", "under load"])
 def test_sigterm_ends_the_program_in_time_and_leaves_nothing(tmp_path: Path, open_requests: int) -> None:
     with program(tmp_path, seed=SEED, sim_time=False) as it:
+        # A request before the first image would end with NO_IMAGE.
+        assert it.client.until(lambda: it.client.ask("do_ok") == "OK", 20.0)
+        it.client.tick()
         futures = it.client.send_hanging(open_requests)
         if open_requests:
             assert it.client.until(lambda: it.client.diagnostics["engine"]["running"] != "0", showing=True)
