@@ -138,8 +138,13 @@ def test_sigterm_ends_the_program_in_time_and_leaves_nothing(tmp_path: Path, ope
         assert it.client.until(lambda: it.client.ask("do_ok") == "OK", 20.0)
         it.client.tick()
         futures = it.client.send_hanging(open_requests)
-        if open_requests:
-            assert it.client.until(lambda: it.client.diagnostics["engine"]["running"] != "0", showing=True)
+
+        def received() -> bool:
+            """Whether the node has read all requests: it holds them, or has rejected them with BUSY."""
+            held = int(it.client.diagnostics["requests"]["open"])
+            return held + sum(future.done() for future in futures) >= open_requests
+
+        assert it.client.until(received, showing=True)
         before = holdings(it.process.pid)
         began = time.monotonic()
         it.process.send_signal(signal.SIGTERM)
