@@ -157,7 +157,7 @@ def _listed(tasks: frozenset[Task]) -> str:
 
 
 def _origin(options: EngineOptions) -> ModelOrigin:
-    """Return what is known about a model before it is loaded: its name, and its folder if it is one."""
+    """Return the name of a model, and its folder if it is one. The model need not be loaded."""
     folder = home_expanded(options.model)
     # Unlike Path.is_file, os.path.isfile is false if the name cannot be read.
     in_folder = options.kind != "remote" and os.path.isfile(folder / "config.json")

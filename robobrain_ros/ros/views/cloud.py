@@ -94,11 +94,9 @@ class CloudTopic:
             pass  # The next request about this camera reports the reason.
         except Exception:
             self._node.log_traceback("The cloud could not be made")
-        executor = self._node.executor
-        if executor is None:
+        if self._node.executor is None:
             self._making = False
-        else:
-            executor.create_task(self._made, inputs, message)
+        self._node.start_task(self._made, inputs, message)
 
     def _message(self, frame: Frame, inputs: PositionInputs) -> PointCloud2 | None:
         image = frame.image()

@@ -227,11 +227,9 @@ class Overlay:
             messages = await asyncio.to_thread(_overlay_messages, result, thinking, raw, compressed)
         except Exception:
             self._node.log_traceback("The overlay could not be drawn")
-        executor = self._node.executor
-        if executor is None:
+        if self._node.executor is None:
             self._drawing = False
-        else:
-            executor.create_task(self._drawn, *messages)
+        self._node.start_task(self._drawn, *messages)
 
     def _drawn(self, raw: Image | None, compressed: CompressedImage | None) -> None:
         self._drawing = False
